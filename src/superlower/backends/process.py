@@ -1,0 +1,108 @@
+"""Builds run in a process of their own: SDKs abort, segfault, hang and print, which must not reach the caller."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from superlower import errors
+from superlower.errors import BuildFailedError
+
+LOG = "build.log"
+
+
+def log_folder() -> Path:
+    """Where the logs of failed builds are kept ($XDG_CACHE_HOME/superlower/logs)."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "superlower" / "logs"
+
+
+def build_in_subprocess(
+    function: str,
+    request: Mapping[str, object],
+    workdir: Path,
+    *,
+    backend: str,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+) -> dict[str, object]:
+    """Call `module:function(request, workdir)` in a fresh Python and return the dictionary it returns.
+
+    Everything the child writes to stdout or stderr, native code included, goes to `workdir/build.log`.
+
+    Args:
+        function: "package.module:function", importable by the child; takes (dict, Path), returns a JSON dict.
+        request: JSON-serialisable argument.
+        workdir: existing folder; the child's working directory.
+        backend: name for messages.
+        timeout_s: seconds until the child and all it started are killed.
+        env: environment variables to add.
+
+    Raises:
+        SuperlowerError: whatever the child raised of that family, with its type and message.
+        BuildFailedError: it crashed, was killed by a signal or ran out of time; a copy of the log is kept.
+    """
+    request_file, result_file, log = workdir / "request.json", workdir / "result.json", workdir / LOG
+    request_file.write_bytes(msgspec.json.encode(request))
+    result_file.unlink(missing_ok=True)
+    worker = [sys.executable, "-m", "superlower.backends.worker"]
+    command = [*worker, function, str(request_file), str(result_file)]
+    with log.open("ab") as sink:
+        child = subprocess.Popen(
+            command,
+            cwd=workdir,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+        try:
+            code = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise BuildFailedError(
+                f"{backend} build stopped after its time limit of {timeout_s:g} s: raise --timeout; "
+                f"log: {_keep_log(log, backend)}"
+            ) from None
+        finally:
+            # Also on Ctrl-C, and for grandchildren (compilers) a crashed child leaves behind.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if not result_file.is_file():
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise BuildFailedError(
+            f"{backend} build crashed ({how}): {_last_line(log)}; log: {_keep_log(log, backend)}"
+        )
+    result: dict[str, object] = msgspec.json.decode(result_file.read_bytes(), type=dict[str, object])
+    request_file.unlink(missing_ok=True)
+    result_file.unlink(missing_ok=True)
+    if "error" in result:
+        kind = getattr(errors, str(result["error"]), BuildFailedError)
+        message = str(result["message"])
+        if kind is BuildFailedError:
+            message = f"{message}; log: {_keep_log(log, backend)}"
+        raise kind(message)
+    return result
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else "no output"
+
+
+def _keep_log(log: Path, backend: str) -> Path:
+    folder = log_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{backend}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    shutil.copyfile(log, kept)
+    return kept
