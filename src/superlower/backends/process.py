@@ -1,4 +1,4 @@
-"""Builds run in a process of their own: SDKs abort, segfault, hang and print, which must not reach the caller."""
+"""Builds run in a process of their own: SDKs abort, segfault, hang and print; callers must see none of it."""
 
 from __future__ import annotations
 
