@@ -1,6 +1,6 @@
 """Lazy tables of what is installed: superlower's own entries and third parties', by entry point.
 
-Every kind (backend, frontend, target, pass) is one entry-point group, so a plug-in is found as our own parts are.
+Every kind (backend, frontend, target, pass) is one entry-point group: plug-ins are found as our parts are.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from superlower.errors import BadInputError, unknown_name
-
 
 GROUPS = {
     "backend": "superlower.backends",

@@ -1,0 +1,103 @@
+"""Programs on disk: a folder with program.json beside graphs/*.onnx. See docs/program-json.md."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from superlower import ir
+from superlower.errors import BadInputError
+from superlower.program import legality
+from superlower.program.model import FORMAT, Program, TemporalModel
+
+PROGRAM_FILE = "program.json"
+GRAPH_FOLDER = "graphs"
+
+
+def encode(program: Program) -> bytes:
+    """The text of program.json."""
+    return msgspec.json.format(msgspec.json.encode(program), indent=2) + b"\n"
+
+
+def decode(text: bytes, where: str) -> Program:
+    """Read program.json strictly, and check that the program is legal.
+
+    Raises:
+        BadInputError: not JSON, unknown or missing field, newer format, illegal program; it names `where`.
+    """
+    try:
+        version = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format")
+        if version is not None and msgspec.json.decode(version, type=int) > FORMAT:
+            raise BadInputError(
+                f"{where}: format {bytes(version).decode()} is newer than {FORMAT}, the last this "
+                f"superlower reads: upgrade it"
+            )
+        program = msgspec.json.decode(text, type=Program)
+    except msgspec.DecodeError as error:
+        raise BadInputError(f"{where}: {error}; see docs/program-json.md") from None
+    try:
+        legality.verify(program)
+    except BadInputError as error:
+        raise BadInputError(f"{where}: {error}") from None
+    return program
+
+
+def schema() -> bytes:
+    """JSON Schema of program.json."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Program)), indent=2) + b"\n"
+
+
+def load_program(folder: Path) -> Program:
+    """Read a folder's program.json alone."""
+    path = folder / PROGRAM_FILE
+    if not path.is_file():
+        raise BadInputError(f"no {PROGRAM_FILE} in {folder}: not a program folder")
+    return decode(path.read_bytes(), str(path))
+
+
+def load_model(folder: Path) -> TemporalModel:
+    """Read a program folder.
+
+    Raises:
+        BadInputError: whatever is missing, illegal or doesn't fit together.
+    """
+    program = load_program(folder)
+    graphs = {}
+    for name in sorted({e.graph for e in program.equations}):
+        path = folder / GRAPH_FOLDER / f"{name}.onnx"
+        if not path.is_file():
+            raise BadInputError(
+                f"missing graph: {folder / PROGRAM_FILE} calls '{name}', but there is no {path}"
+            )
+        graphs[name] = ir.load(path)
+    model = TemporalModel(program, graphs)
+    try:
+        legality.verify_graphs(model)
+    except BadInputError as error:
+        raise BadInputError(f"{folder}: {error}") from None
+    return model
+
+
+def save_model(model: TemporalModel, folder: Path) -> None:
+    """Write a program folder, aside first and then under its name.
+
+    Raises:
+        BadInputError: the folder exists and isn't a program folder.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / PROGRAM_FILE).is_file():
+        raise BadInputError(f"{folder} exists and is no program folder: choose another output")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, graph in model.graphs.items():
+            ir.save(graph, aside / GRAPH_FOLDER / f"{name}.onnx")
+        (aside / PROGRAM_FILE).write_bytes(encode(model.program))
+        aside.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

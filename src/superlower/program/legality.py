@@ -1,0 +1,147 @@
+"""What makes a program legal, and a clear error for each way it may not be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import lcm
+
+import onnx_ir as ir
+
+from superlower.errors import BadInputError, unknown_name
+from superlower.ir import io_shapes
+from superlower.program import when
+from superlower.program.model import Program, TemporalModel
+from superlower.program.unroll import Element, Unrolled
+
+
+def horizon(program: Program) -> int:
+    """A clip length at which every behaviour of the program's reads and predicates has shown.
+
+    Reads reach a bounded number of frames, and predicates are periodic between bounded ends; twice their
+    period plus the largest constants covers a start, a whole period and an end that don't touch.
+    """
+    period = lcm(*(m for e in program.equations for m in when.moduli(e.when)), 1)
+    reach = max((abs(r.offset) for e in program.equations for r in e.reads.values()), default=0)
+    bound = max((abs(c) for e in program.equations for c in when.constants(e.when)), default=0)
+    return min(2 * period + 2 * max(reach, bound) + 3, 96)
+
+
+def verify(program: Program) -> None:
+    """Check everything the equations alone can show.
+
+    Raises:
+        BadInputError: unknown or unwritten stream, two writers, cyclic read, unreachable output, dead
+            equation.
+    """
+    _check_names(program)
+    used: set[str] = set()
+    for frames in range(1, horizon(program) + 1):
+        unrolled = Unrolled(program, frames)
+        for stream in program.streams:
+            for t in range(frames):
+                unrolled.writer(Element(stream, t))
+        wanted = [Element(program.output, t) for t in range(frames)]
+        for element in wanted:
+            if unrolled.writer(element) is None:
+                raise BadInputError(
+                    f"unreachable output: no equation writes {element} in a clip of {frames} frames; "
+                    f"its equations' when predicates must cover every t"
+                )
+        used |= {call.equation for call in unrolled.order(wanted)}
+    dead = [e.name for e in program.equations if e.name not in used]
+    if dead:
+        raise BadInputError(f"equation {dead[0]} never reaches the output {program.output}: remove it")
+
+
+def _check_names(program: Program) -> None:
+    names = [e.name for e in program.equations]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInputError(f"two equations are called {name}: names are unique")
+    for role, stream in (("input", program.input), ("output", program.output)):
+        if stream not in program.streams:
+            raise unknown_name(f"{role} stream", stream, program.streams)
+    for stream, declared in program.streams.items():
+        declared.sizes(*program.frame.padded)
+        written = any(stream in e.outputs.values() for e in program.equations)
+        if stream == program.input and written:
+            raise BadInputError(f"the input stream {stream} is written by an equation")
+        if stream != program.input and not written:
+            raise BadInputError(f"no equation writes stream {stream}: remove it or write it")
+    for equation in program.equations:
+        when.parse(equation.when)
+        if len(set(equation.outputs.values())) != len(equation.outputs):
+            raise BadInputError(f"equation {equation.name} writes one stream twice")
+        for read in equation.reads.values():
+            if read.stream not in program.streams:
+                raise unknown_name(f"stream (read by equation {equation.name})", read.stream, program.streams)
+        for stream in equation.outputs.values():
+            if stream not in program.streams:
+                raise unknown_name(f"stream (written by equation {equation.name})", stream, program.streams)
+
+
+def verify_graphs(model: TemporalModel) -> None:
+    """Check that every graph called is there and has the names, shapes and types its equations give it.
+
+    Raises:
+        BadInputError: missing graph, missing or extra graph input or output, shape or type clash.
+    """
+    program = model.program
+    contract = program.frame
+    height, width = contract.padded
+    scale = contract.scale
+    for stream, sizes in (
+        (program.input, (1, contract.channels, height, width)),
+        (program.output, (1, contract.channels, scale * height, scale * width)),
+    ):
+        if program.sizes(stream) != sizes:
+            raise BadInputError(
+                f"shape clash: stream {stream} is {_x(program.sizes(stream))}, "
+                f"the frame contract says {_x(sizes)}"
+            )
+    for equation in program.equations:
+        graph = model.graphs.get(equation.graph)
+        if graph is None:
+            raise BadInputError(f"missing graph: equation {equation.name} calls '{equation.graph}'")
+        inputs, outputs = io_shapes(graph)
+        reads = {name: read.stream for name, read in equation.reads.items()}
+        _match(program, equation.name, equation.graph, "input", reads, inputs, graph)
+        _match(program, equation.name, equation.graph, "output", equation.outputs, outputs, graph)
+
+
+def _match(
+    program: Program,
+    equation: str,
+    graph: str,
+    role: str,
+    given: Mapping[str, str],
+    found: Mapping[str, tuple[int, ...]],
+    model: ir.Model,
+) -> None:
+    for name in given:
+        if name not in found:
+            raise BadInputError(
+                f"equation {equation} names {role} '{name}', which graph {graph} doesn't have "
+                f"({', '.join(found)})"
+            )
+    missing = [name for name in found if name not in given]
+    if missing and role == "input":
+        raise BadInputError(f"equation {equation} gives graph {graph} no value for its input '{missing[0]}'")
+    values = {v.name: v for v in (*model.graph.inputs, *model.graph.outputs)}
+    for name, stream in given.items():
+        declared = program.sizes(stream)
+        if found[name] != declared:
+            raise BadInputError(
+                f"shape clash: {role} '{name}' of graph {graph} is {_x(found[name])}, "
+                f"stream {stream} of equation {equation} is {_x(declared)}"
+            )
+        dtype = values[name].dtype
+        if dtype is not None and dtype.numpy().name != program.streams[stream].dtype:
+            raise BadInputError(
+                f"type clash: {role} '{name}' of graph {graph} is {dtype.numpy().name}, "
+                f"stream {stream} of equation {equation} is {program.streams[stream].dtype}"
+            )
+
+
+def _x(sizes: tuple[int, ...]) -> str:
+    return "x".join("?" if s < 0 else str(s) for s in sizes)
