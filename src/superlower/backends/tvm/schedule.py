@@ -1,0 +1,219 @@
+"""Default CPU schedules: what keeps an untuned build within a small factor of a tuned one.
+
+TVM's LLVM path compiles the loops as they are written, so an untuned convolution runs on one core, one element
+at a time. The rules here are the textbook ones (Goto and van de Geijn, "Anatomy of High-Performance Matrix
+Multiplication", section 4): keep a tile of the output in vector registers across the whole reduction, and give
+each core its own tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+SPATIAL, REDUCTION = 0, 2
+"""tirx.IterVar kinds: data-parallel and commutative reduction."""
+
+
+@dataclass(frozen=True)
+class Registers:
+    """The vector registers of a CPU, which bound a tile.
+
+    Attributes:
+        lanes: float32 elements in one register.
+        accumulators: registers an output tile may fill; the rest hold operands.
+    """
+
+    lanes: int
+    accumulators: int
+
+
+def registers(features: frozenset[str]) -> Registers:
+    """What the LLVM features of an x86 or Arm CPU offer: 32 registers of 512 bits, or 16 of 256, or 32 of 128."""
+    if "avx512f" in features:
+        return Registers(lanes=16, accumulators=24)
+    if "avx" in features:
+        return Registers(lanes=8, accumulators=12)
+    return Registers(lanes=4, accumulators=12)
+
+
+def schedule_module(mod: Any, vectors: Registers) -> Any:
+    """Schedule every primitive function of an IRModule; one whose form isn't understood stays as it is."""
+    from tvm import s_tir, tirx
+
+    scheduled = {}
+    for name, function in mod.functions_items():
+        if isinstance(function, tirx.PrimFunc):
+            result = schedule_function(function, vectors)
+            if result is not None:
+                scheduled[name] = result
+    for name, function in scheduled.items():
+        mod[name] = function
+    del s_tir
+    return mod
+
+
+def schedule_function(function: Any, vectors: Registers) -> Any | None:
+    """A scheduled copy of a primitive function, or None where it isn't a set of plain loop nests."""
+    from tvm import s_tir
+    from tvm.s_tir.schedule import ScheduleError
+
+    schedule = s_tir.Schedule(function)
+    try:
+        blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    except (ScheduleError, ValueError):
+        return None
+    if not all(_is_plain(schedule, block) for block in blocks):
+        return None
+    blocks = _inline(schedule, blocks)
+    done: set[str] = set()
+    for block in blocks:
+        if not _is_reduction(schedule, block):
+            continue
+        epilogue = _epilogue(schedule, block)
+        if epilogue is None or _name(schedule, epilogue) in done:
+            epilogue = schedule.cache_write(block, 0, "global")
+        _tile(schedule, block, epilogue, vectors)
+        done |= {_name(schedule, block), _name(schedule, epilogue)}
+    for block in blocks:
+        if _name(schedule, block) not in done:
+            _parallel(schedule, block)
+    return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
+
+
+def _name(schedule: Any, block: Any) -> str:
+    return str(schedule.get(block).name_hint)
+
+
+def _kinds(schedule: Any, block: Any) -> list[int]:
+    return [int(axis.iter_type) for axis in schedule.get(block).iter_vars]
+
+
+def _is_reduction(schedule: Any, block: Any) -> bool:
+    return REDUCTION in _kinds(schedule, block)
+
+
+def _is_plain(schedule: Any, block: Any) -> bool:
+    """Whether each loop over the block is one of its axes: constant extent, spatial before reduction."""
+    from tvm import tirx
+
+    kinds = _kinds(schedule, block)
+    loops = [schedule.get(loop) for loop in schedule.get_loops(block)]
+    return (
+        len(schedule.get(block).writes) == 1
+        and bool(kinds)
+        and kinds[0] == SPATIAL
+        and kinds == sorted(kinds)
+        and set(kinds) <= {SPATIAL, REDUCTION}
+        and len(loops) == len(kinds)
+        and all(isinstance(loop.extent, tirx.IntImm) for loop in loops)
+    )
+
+
+def _inline(schedule: Any, blocks: list[Any]) -> list[Any]:
+    """Compute element-wise blocks inside their only reader, unless it is a reduction, which would repeat them."""
+    from tvm.s_tir.schedule import ScheduleError
+
+    kept = []
+    for block in blocks:
+        consumers = schedule.get_consumers(block)
+        if len(consumers) == 1 and not any(_is_reduction(schedule, b) for b in (block, consumers[0])):
+            try:
+                schedule.compute_inline(block)
+                continue
+            except ScheduleError:
+                pass
+        kept.append(block)
+    return kept
+
+
+def _epilogue(schedule: Any, block: Any) -> Any | None:
+    """The only reader of a reduction, where it reads exactly the element it writes (bias, activation, residual)."""
+    consumers = schedule.get_consumers(block)
+    if len(consumers) != 1 or _is_reduction(schedule, consumers[0]):
+        return None
+    reader, produced = schedule.get(consumers[0]), schedule.get(block).writes[0].source
+    axes = [axis.var for axis in reader.iter_vars]
+    for region in reader.reads:
+        if region.source.same_as(produced):
+            points = [r.min for r in region.region]
+            if len(points) != len(axes) or not all(p.same_as(a) for p, a in zip(points, axes, strict=True)):
+                return None
+    written = [r.min for r in reader.writes[0].region]
+    same = len(written) == len(axes) and all(p.same_as(a) for p, a in zip(written, axes, strict=True))
+    return consumers[0] if same else None
+
+
+def _tile(schedule: Any, block: Any, epilogue: Any, vectors: Registers) -> None:
+    """Hold a tile (reuse axis x vectors along the last axis) of the output in registers over the reduction.
+
+    for outer..., reuse/R in parallel:
+      for x/(V*lanes):
+        tile[R, V, lanes] = 0
+        for reduction...: tile[r, v, :] += a[...] * b[...]
+        output[R, V*lanes] = epilogue(tile)
+    """
+    loops = schedule.get_loops(epilogue)
+    extents = [int(schedule.get(loop).extent) for loop in loops]
+    reuse = _reuse_axis(schedule, block, len(loops))
+    rows, columns, lanes = _tile_sizes(extents[reuse] if reuse is not None else 1, extents[-1], vectors)
+    outer = list(loops[:-1])
+    inner = []
+    if reuse is not None:
+        outer[reuse], row = schedule.split(loops[reuse], factors=[None, rows])
+        inner.append(row)
+    across, column, lane = schedule.split(loops[-1], factors=[None, columns, lanes])
+    schedule.reorder(*outer, across, *inner, column, lane)
+    schedule.vectorize(lane)
+    for loop in (*inner, column):
+        schedule.unroll(loop)
+    schedule.compute_at(block, across, preserve_unit_loops=True)
+    tile = schedule.get_loops(block)[len(outer) + 1 :]
+    spatial, reduction = tile[: len(loops)], tile[len(loops) :]
+    column, lane = schedule.split(spatial[-1], factors=[columns, lanes])
+    schedule.reorder(*reduction, *spatial[:-1], column, lane)
+    schedule.vectorize(lane)
+    for loop in (*spatial[:-1], column):
+        schedule.unroll(loop)
+    schedule.parallel(schedule.fuse(*outer) if outer else across)
+    # Last: what is left of the reduction no longer counts as one for the primitives above.
+    schedule.decompose_reduction(block, reduction[0])
+
+
+def _reuse_axis(schedule: Any, block: Any, spatial: int) -> int | None:
+    """The spatial axis, other than the last, that some operand doesn't depend on: loaded once, used per row."""
+    from tvm.tirx.analysis import undefined_vars
+
+    body = schedule.get(block)
+    axes = [axis.var for axis in body.iter_vars][:spatial]
+    sizes = [int(axis.dom.extent) for axis in body.iter_vars][:spatial]
+    used = [{v for dim in region.region for v in undefined_vars(dim.min)} for region in body.reads]
+    found = [i for i in range(spatial - 1) if sizes[i] > 1 and any(axes[i] not in names for names in used)]
+    return max(found, key=lambda i: sizes[i]) if found else None
+
+
+def _tile_sizes(rows: int, columns: int, vectors: Registers) -> tuple[int, int, int]:
+    """(rows, vectors per row, lanes): exact divisors, so that no tile needs a guard, least loads per product."""
+    lanes = max((n for n in range(1, vectors.lanes + 1) if columns % n == 0), key=lambda n: (n & (n - 1) == 0, n))
+    if lanes < vectors.lanes // 2:
+        lanes = max(n for n in range(1, vectors.lanes + 1) if columns % n == 0)
+
+    def divisors(n: int, most: int) -> list[int]:
+        return [d for d in range(1, min(n, most) + 1) if n % d == 0]
+
+    budget = vectors.accumulators
+    tiles = [
+        (r, c)
+        for r, c in product(divisors(rows, 8), divisors(columns // lanes, 8))
+        if r * c <= budget
+    ]
+    best = min(tiles, key=lambda t: (1 / t[0] + 1 / t[1], -t[0]))
+    return *best, lanes
+
+
+def _parallel(schedule: Any, block: Any) -> None:
+    """Spread an element-wise block over the cores, its last axis left to LLVM's own vectoriser."""
+    loops = schedule.get_loops(block)
+    if len(loops) > 1:
+        schedule.parallel(schedule.fuse(*loops[:-1]))
