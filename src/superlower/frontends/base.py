@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from superlower.program.model import TemporalModel
+
+ClipReference = Callable[[Sequence[NDArray[np.float32]]], list[NDArray[np.float32]]]
+"""A whole clip, low-resolution frames [1, C, H, W] in order, to its upscaled frames [1, C, sH, sW]."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class ExportRequest:
     """What to export.
 
     Attributes:
-        weights: a checkpoint file, already fetched and verified.
+        weights: a checkpoint file, already fetched and verified, or `random:SEED` for seeded weights.
         height, width: low-resolution frame size in pixels.
         options: architecture options by name (`--set blocks=10`).
         source: the location the user gave, for provenance.
@@ -67,5 +73,13 @@ class ZooFrontend(Protocol):
         Raises:
             BadInputError: not a checkpoint, or one of another architecture (the keys that differ are named).
             MissingSdkError: PyTorch isn't installed.
+        """
+        ...
+
+    def reference(self, request: ExportRequest) -> ClipReference:
+        """The original network in PyTorch eager, fp32 on the CPU: what every engine is held to.
+
+        Frames are taken as they come, so pass them padded as the frame contract says. Raises as
+        `export` does.
         """
         ...

@@ -1,0 +1,105 @@
+"""BasicVSR in PyTorch (Chan et al., CVPR 2021): the steps of its temporal program, and the whole clip.
+
+Parameter names are BasicSR's, so that its public checkpoints load as they are. Imports torch: import it
+inside methods only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from superlower.frontends.zoo.layers_torch import SpyNet, Trunk, conv3x3, flow_warp, resize_bilinear
+
+FEATURES = 64
+SCALE = 4
+_SLOPE = 0.1
+
+
+class BasicVsrNet(nn.Module):
+    """The network. `estimate_flow`, `propagate_backward` and `propagate_forward` are the steps of the
+    program; `forward` runs them over a clip.
+
+    Args:
+        blocks: residual blocks in each of the two trunks.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.spynet = SpyNet()
+        self.backward_trunk = Trunk(FEATURES + 3, FEATURES, blocks)
+        self.forward_trunk = Trunk(FEATURES + 3, FEATURES, blocks)
+        self.fusion = nn.Conv2d(2 * FEATURES, FEATURES, 1)
+        self.upconv1 = conv3x3(FEATURES, 4 * FEATURES)
+        self.upconv2 = conv3x3(FEATURES, 4 * FEATURES)
+        self.conv_hr = conv3x3(FEATURES, FEATURES)
+        self.conv_last = conv3x3(FEATURES, 3)
+
+    def estimate_flow(self, ref: Tensor, sup: Tensor) -> Tensor:
+        """Flow [N, 2, H, W] in pixels that warps `sup` onto `ref`, both [N, 3, H, W] in 0..1."""
+        flow: Tensor = self.spynet(ref, sup)
+        return flow
+
+    def propagate_backward(self, x: Tensor, hidden: Tensor, flow: Tensor) -> Tensor:
+        """The backward hidden state [N, 64, H, W] at `x` [N, 3, H, W], from that of the frame after it."""
+        state: Tensor = self.backward_trunk(torch.cat((x, flow_warp(hidden, flow)), dim=1))
+        return state
+
+    def propagate_forward(
+        self, x: Tensor, hidden: Tensor, flow: Tensor, back: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The forward hidden state at `x`, from that of the frame before it, and the upscaled frame.
+
+        Args:
+            back: the backward hidden state at `x`.
+        """
+        state: Tensor = self.forward_trunk(torch.cat((x, flow_warp(hidden, flow)), dim=1))
+        return state, self._reconstruct(x, back, state)
+
+    def _reconstruct(self, x: Tensor, back: Tensor, state: Tensor) -> Tensor:
+        out = F.leaky_relu(self.fusion(torch.cat((back, state), dim=1)), _SLOPE)
+        out = F.leaky_relu(F.pixel_shuffle(self.upconv1(out), 2), _SLOPE)
+        out = F.leaky_relu(F.pixel_shuffle(self.upconv2(out), 2), _SLOPE)
+        out = F.leaky_relu(self.conv_hr(out), _SLOPE)
+        height, width = x.shape[2:]
+        details: Tensor = self.conv_last(out)
+        return details + resize_bilinear(x, SCALE * height, SCALE * width)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[T, 3, H, W] in 0..1 -> [T, 3, 4H, 4W]: backward over the clip, then forward (section 3.1)."""
+        count, _, height, width = frames.shape
+        hidden = frames.new_zeros(1, FEATURES, height, width)
+        backs: list[Tensor] = []
+        for t in reversed(range(count)):
+            x = frames[t : t + 1]
+            flow = x.new_zeros(1, 2, height, width)
+            if t < count - 1:
+                flow = self.estimate_flow(x, frames[t + 1 : t + 2])
+            hidden = self.propagate_backward(x, hidden, flow)
+            backs.insert(0, hidden)
+        hidden = torch.zeros_like(hidden)
+        outputs: list[Tensor] = []
+        for t in range(count):
+            x = frames[t : t + 1]
+            flow = x.new_zeros(1, 2, height, width)
+            if t > 0:
+                flow = self.estimate_flow(x, frames[t - 1 : t])
+            hidden, output = self.propagate_forward(x, hidden, flow, backs[t])
+            outputs.append(output)
+        return torch.cat(outputs)
+
+
+class Step(nn.Module):
+    """One step of the network as a module of its own, which is what the exporter takes."""
+
+    def __init__(self, network: BasicVsrNet, function: Callable[..., object]) -> None:
+        super().__init__()
+        self.network = network
+        self._function = function
+
+    def forward(self, *inputs: Tensor) -> object:
+        """What the step's function returns."""
+        return self._function(*inputs)

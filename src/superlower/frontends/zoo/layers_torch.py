@@ -1,0 +1,134 @@
+"""PyTorch building blocks shared by the zoo's networks. Imports torch: import it inside methods only.
+
+Every size is taken from the tensor's static shape, so an export carries constant sizes.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps height and width."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def resize_bilinear(x: Tensor, height: int, width: int, *, align_corners: bool = False) -> Tensor:
+    """`x` [N, C, h, w] at [N, C, height, width]; no operation at all when it has that size already."""
+    if tuple(x.shape[2:]) == (height, width):
+        return x
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
+
+
+def flow_warp(x: Tensor, flow: Tensor, *, padding: str = "zeros") -> Tensor:
+    """Sample `x` [N, C, H, W] at each pixel's position moved by `flow` [N, 2, H, W] (x then y, in pixels).
+
+    A position p of a side of n pixels is 2 p / (n - 1) - 1 in grid_sample's coordinates with align_corners.
+    """
+    height, width = x.shape[2:]
+    rows = torch.arange(height, dtype=x.dtype, device=x.device).view(1, height, 1)
+    columns = torch.arange(width, dtype=x.dtype, device=x.device).view(1, 1, width)
+    grid_x = 2.0 * (columns + flow[:, 0]) / max(width - 1, 1) - 1.0
+    grid_y = 2.0 * (rows + flow[:, 1]) / max(height - 1, 1) - 1.0
+    grid = torch.stack((grid_x, grid_y), dim=3)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode=padding, align_corners=True)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv2(relu(conv1(x))), without batch normalisation."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(features, features)
+        self.conv2 = conv3x3(features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, F, H, W] -> the same shape."""
+        residual: Tensor = self.conv2(F.relu(self.conv1(x)))
+        return x + residual
+
+
+class Trunk(nn.Module):
+    """A convolution to `features` channels, LeakyReLU 0.1, then residual blocks: BasicVSR's propagation."""
+
+    def __init__(self, inputs: int, features: int, blocks: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            conv3x3(inputs, features),
+            nn.LeakyReLU(0.1),
+            nn.Sequential(*(ResidualBlock(features) for _ in range(blocks))),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] -> [N, features, H, W]."""
+        features: Tensor = self.main(x)
+        return features
+
+
+class _FlowLevel(nn.Module):
+    """One pyramid level of SPyNet: reference, warped neighbour and flow so far to a flow residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (8, 32, 64, 32, 16, 2)
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Conv2d(inputs, outputs, 7, padding=3), nn.ReLU()]
+        self.basic_module = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 8, H, W] -> [N, 2, H, W]."""
+        residual: Tensor = self.basic_module(x)
+        return residual
+
+
+class SpyNet(nn.Module):
+    """Optical flow over an image pyramid (Ranjan and Black, CVPR 2017), six levels, as BasicVSR uses it.
+
+    Frames are resized to multiples of 32 for the pyramid, and the flow back, its components rescaled by the
+    sides' ratios.
+    """
+
+    LEVELS = 6
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.basic_module = nn.ModuleList(_FlowLevel() for _ in range(self.LEVELS))
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+
+    def forward(self, ref: Tensor, sup: Tensor) -> Tensor:
+        """Flow [N, 2, H, W] in pixels (x, y) from `ref` to `sup`, both RGB [N, 3, H, W] in 0..1."""
+        height, width = ref.shape[2:]
+        step = 2 ** (self.LEVELS - 1)
+        inner_height, inner_width = -(-height // step) * step, -(-width // step) * step
+        refs = self._pyramid(resize_bilinear(ref, inner_height, inner_width))
+        sups = self._pyramid(resize_bilinear(sup, inner_height, inner_width))
+        flow = resize_bilinear(self._estimate(refs, sups), height, width)
+        if (inner_height, inner_width) == (height, width):
+            return flow
+        ratios = [width / inner_width, height / inner_height]
+        return flow * torch.tensor(ratios, dtype=flow.dtype, device=flow.device).view(1, 2, 1, 1)
+
+    def _pyramid(self, frame: Tensor) -> list[Tensor]:
+        """The normalised frame, coarsest level first."""
+        levels = [(frame - self.mean) / self.std]
+        for _ in range(self.LEVELS - 1):
+            levels.append(F.avg_pool2d(levels[-1], kernel_size=2, stride=2))
+        return levels[::-1]
+
+    def _estimate(self, refs: list[Tensor], sups: list[Tensor]) -> Tensor:
+        # At the coarsest level nothing is known yet: a warp by a zero flow is the identity, and is left out.
+        zero = torch.zeros_like(refs[0][:, :2])
+        flow = self.basic_module[0](torch.cat((refs[0], sups[0], zero), dim=1))
+        for module, ref, sup in zip(self.basic_module[1:], refs[1:], sups[1:], strict=True):
+            up = resize_bilinear(flow, *ref.shape[2:], align_corners=True) * 2.0
+            flow = up + module(torch.cat((ref, flow_warp(sup, up, padding="border"), up), dim=1))
+        estimate: Tensor = flow
+        return estimate
