@@ -1,0 +1,242 @@
+"""ONNX Runtime on the CPU: the reference every other backend is compared with."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from superlower.backends import probe
+from superlower.backends.base import Artifact, BuildOptions, Feeds, NodeSupport, Outputs, Support
+from superlower.backends.process import build_in_subprocess
+from superlower.backends.sdk import (
+    absent,
+    first_line,
+    require,
+    require_own,
+    require_served,
+    unserved,
+    version,
+)
+from superlower.backends.session import PooledSession, Port
+from superlower.errors import BadInputError, BuildFailedError, UnsupportedOperatorError, unknown_name
+from superlower.ir import infer_shapes, load, save, serialize
+from superlower.passes.base import Pass
+from superlower.targets.base import Precision, Target
+
+ENGINE = "model.onnx"
+
+_KINDS = {
+    "cpu": "",
+    "nvidia-gpu": "superlower runs ONNX Runtime on CPUs only; its CUDA provider is not wired up",
+    "intel-gpu": "superlower runs ONNX Runtime on CPUs only",
+}
+_PRECISIONS = {
+    Precision.FP32: "",
+    Precision.INT8: "",
+    Precision.FP16: "",
+    Precision.BF16: "its CPU provider has no bf16 kernels: use fp32",
+    Precision.FP8: "its CPU provider has no fp8 kernels: use int8",
+}
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+_SWITCHES = ("enable_cpu_mem_arena", "enable_mem_pattern", "enable_mem_reuse", "use_deterministic_compute")
+
+
+class OnnxRuntime:
+    """The CPU execution provider with all graph optimisations (its NCHWc layout is most of the gain).
+
+    The engine is the legalized ONNX file itself: optimised models are tied to the machine that wrote them.
+    `settings` takes ONNX Runtime's session configuration keys ("session.set_denormal_as_zero") and the boolean
+    session options enable_cpu_mem_arena, enable_mem_pattern, enable_mem_reuse, use_deterministic_compute.
+    """
+
+    name: ClassVar[str] = "onnxruntime"
+    title: ClassVar[str] = "ONNX Runtime (CPU)"
+
+    def missing(self) -> str | None:
+        """Why it can't build here, with the install command; None if it can."""
+        return absent("onnxruntime", "onnxruntime")
+
+    def versions(self) -> dict[str, str]:
+        """Version of ONNX Runtime, from whichever of its distributions is installed."""
+        if self.missing() is not None:
+            return {}
+        return {"onnxruntime": version("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")}
+
+    def serves(self, target: Target, precision: Precision) -> str | None:
+        """CPUs, in fp32, int8 (QDQ graphs) and fp16 (computed in fp32 between casts)."""
+        return unserved(self.name, target, precision, kinds=_KINDS, precisions=_PRECISIONS)
+
+    def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
+        """Asks session creation: of the whole graph, and of each node alone if that fails.
+
+        A node for which ONNX Runtime has no fp16 kernel, and so inserts casts to fp32, is FALLBACK.
+        """
+        require(self)
+        found = probe.coverage(model, _refusal, self.legalize(target, precision))
+        if all(node.support is Support.NATIVE for node in found):
+            cast = _computed_in_fp32(infer_shapes(model))
+            reason = "no fp16 kernel on the CPU: computed in fp32 between casts"
+            found = [
+                NodeSupport(n.node, n.op, Support.FALLBACK, reason) if n.node in cast else n for n in found
+            ]
+        return found
+
+    def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
+        """Only a conversion of the graph's types for fp16: ONNX Runtime takes all of ONNX as it is."""
+        if precision is not Precision.FP16:
+            return ()
+        from superlower.passes.convert_precision import ConvertPrecision
+
+        return (ConvertPrecision(),)
+
+    def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
+        """Write the graph and create a session of it once, in a subprocess.
+
+        Raises:
+            MissingSdkError: ONNX Runtime isn't installed.
+            BadInputError: a target, precision or setting it doesn't take.
+            UnsupportedOperatorError: an operator isn't covered; the message names the node.
+            BuildFailedError: session creation failed, crashed or ran past the time limit.
+        """
+        require(self)
+        require_served(self, target, options.precision)
+        if options.stateful:
+            raise BadInputError(
+                "onnxruntime keeps no hidden states inside its engines: leave them to the host"
+            )
+        for key in options.settings:
+            if "." not in key and key not in _SWITCHES:
+                raise unknown_name("onnxruntime setting", key, _SWITCHES)
+        workdir.mkdir(parents=True, exist_ok=True)
+        save(model, workdir / ENGINE)
+        began = time.monotonic()
+        request = {"threads": options.threads, "settings": dict(options.settings)}
+        build_in_subprocess(
+            f"{__name__}:try_session", request, workdir, backend=self.name, timeout_s=options.timeout_s
+        )
+        return Artifact(
+            backend=self.name,
+            target=target.name,
+            precision=options.precision,
+            files={"engine": ENGINE},
+            sdk=self.versions(),
+            threads=options.threads,
+            mode=options.mode,
+            build_s=time.monotonic() - began,
+            settings=dict(options.settings),
+        )
+
+    def runnable(self, target: Target) -> str | None:
+        """CPU engines run on any machine that has ONNX Runtime."""
+        return self.missing() or _KINDS.get(target.kind, f"{self.name} runs on CPUs only") or None
+
+    def load(self, artifact: Artifact, folder: Path) -> PooledSession:
+        """Create a session; in throughput mode as many calls may run at once as the engine has threads."""
+        require(self)
+        require_own(self, artifact)
+        path = folder / artifact.files.get("engine", ENGINE)
+        if not path.is_file():
+            raise BadInputError(f"no such engine: {path}; compile it again")
+        try:
+            session = _session(path, artifact.threads, artifact.settings)
+        except Exception as error:
+            here = self.versions()["onnxruntime"]
+            raise BadInputError(
+                f"{path} is no engine that ONNX Runtime {here} can read: {_reason(error)}; compile it again"
+            ) from error
+        inputs = {
+            port.name: Port(
+                np.dtype(_DTYPES[port.type]),
+                tuple(size if isinstance(size, int) else -1 for size in port.shape),
+            )
+            for port in session.get_inputs()
+        }
+        outputs = [port.name for port in session.get_outputs()]
+
+        def run(feeds: Feeds) -> Outputs:
+            # ONNX Runtime allocates the outputs of every run anew, and the arrays hold that memory.
+            return dict(zip(outputs, session.run(outputs, dict(feeds)), strict=True))
+
+        calls = max(2, artifact.threads) if artifact.mode == "throughput" else 2
+        # One session takes calls from many threads at a time.
+        return PooledSession(inputs, [run] * calls)
+
+
+def try_session(request: dict[str, Any], workdir: Path) -> dict[str, object]:
+    """The subprocess's part of `compile`: can this ONNX Runtime run the graph?"""
+    path = workdir / ENGINE
+    try:
+        _session(path, int(request["threads"]), request["settings"])
+    except Exception as error:
+        model = infer_shapes(load(path))
+        refused = probe.refusal(probe.probe_nodes(model, _refusal))
+        if refused is not None:
+            raise UnsupportedOperatorError(f"onnxruntime doesn't cover {refused}") from error
+        raise BuildFailedError(f"onnxruntime can't create a session: {_reason(error)}") from error
+    return {}
+
+
+def _session(source: Path | bytes, threads: int, settings: Mapping[str, str]) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    for key, value in settings.items():
+        if "." in key:
+            options.add_session_config_entry(key, value)
+        else:
+            setattr(options, key, value.lower() in ("1", "true", "yes", "on"))
+    given = str(source) if isinstance(source, Path) else source
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+def _refusal(model: ir.Model) -> str | None:
+    try:
+        _session(serialize(model), 1, {})
+    except Exception as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    # "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for ..."
+    return first_line(error).rpartition(" : ")[2]
+
+
+def _computed_in_fp32(model: ir.Model) -> set[str]:
+    """Names of the nodes whose types ONNX Runtime changes to fp32, read from the graph it really runs."""
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "run.onnx"
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.optimized_model_filepath = str(written)
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
+        run = onnx.load(written)
+    # The casts that ONNX Runtime puts in are named so, and the values between them too.
+    prefix = "InsertedPrecisionFreeCast_"
+    cast = {name.removeprefix(prefix) for node in run.graph.node for name in node.output if prefix in name}
+    return {
+        probe.node_name(node) for node in model.graph if any(value.name in cast for value in node.outputs)
+    }

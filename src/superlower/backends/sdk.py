@@ -1,0 +1,84 @@
+"""What every backend asks before it touches its SDK: is it here, which version, does it serve the target."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+
+from superlower.backends.base import Artifact, Backend
+from superlower.errors import BadInputError, MissingSdkError
+from superlower.targets.base import Precision, Target
+
+
+def absent(module: str, install: str) -> str | None:
+    """Why `module` can't be imported, with the command to install it; None if it is found. Imports nothing.
+
+    Args:
+        module: top-level module name.
+        install: what pip takes ("openvino", "superlower[tvm]").
+    """
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    return None if found else f"{module} isn't installed: pip install '{install}'"
+
+
+def version(*distributions: str) -> str:
+    """Version of the first of these distributions that is installed; "" if none is."""
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def unserved(
+    backend: str,
+    target: Target,
+    precision: Precision,
+    *,
+    kinds: Mapping[str, str],
+    precisions: Mapping[Precision, str],
+) -> str | None:
+    """Why a backend can't build for a target at a precision; None if it can.
+
+    Args:
+        backend: its name in the target's tables.
+        kinds: kind of target -> "" if served, else why not. A kind left out isn't served either.
+        precisions: precision -> "" if served, else why not.
+    """
+    if backend in target.unserved:
+        return target.unserved[backend]
+    reason = kinds.get(target.kind, f"{backend} doesn't compile for targets of kind {target.kind}")
+    if not reason and backend not in target.backends:
+        reason = f"target {target.name} doesn't list {backend} among its backends"
+    return reason or precisions.get(precision, f"{backend} doesn't compile for {precision}") or None
+
+
+def require(backend: Backend) -> None:
+    """Raise MissingSdkError unless the backend's SDK is here."""
+    if (reason := backend.missing()) is not None:
+        raise MissingSdkError(reason)
+
+
+def require_served(backend: Backend, target: Target, precision: Precision) -> None:
+    """Raise BadInputError unless the backend serves the target at that precision."""
+    if (reason := backend.serves(target, precision)) is not None:
+        raise BadInputError(f"{backend.name} can't build for {target.name} at {precision}: {reason}")
+
+
+def require_own(backend: Backend, artifact: Artifact) -> None:
+    """Raise BadInputError if another backend built the engine."""
+    if artifact.backend != backend.name:
+        raise BadInputError(f"the engine was built by {artifact.backend}, not by {backend.name}")
+
+
+def first_line(error: BaseException) -> str:
+    """The line of an SDK's exception that says what was wrong, without the native code's frames."""
+    noise = ("Exception from ", "Check '", "While validating", "FrontEnd API failed with")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(noise)]
+    return (telling or lines or [type(error).__name__])[0][:300]

@@ -1,0 +1,104 @@
+"""What loaded engines share: feeds are checked, and calls go to a pool of runners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import numpy as np
+
+from superlower.backends.base import Array, Feeds, Outputs
+from superlower.errors import BadInputError, unknown_name
+
+Runner = Callable[[Feeds], Outputs]
+"""Runs an engine once and waits; never called from two threads at a time."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """Type and shape of an engine's input; a size of -1 takes any."""
+
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+
+    def takes(self, array: Array) -> bool:
+        """Whether the array may be fed here."""
+        return (
+            array.dtype == self.dtype
+            and array.ndim == len(self.shape)
+            and all(want in (-1, have) for want, have in zip(self.shape, array.shape, strict=True))
+        )
+
+
+def check_feeds(ports: Mapping[str, Port], feeds: Feeds) -> None:
+    """Compare feeds with an engine's inputs.
+
+    Raises:
+        BadInputError: one is absent, unknown, or of another type or shape.
+    """
+    for name, array in feeds.items():
+        if name not in ports:
+            raise unknown_name("engine input", name, ports)
+        port = ports[name]
+        if not port.takes(array):
+            raise BadInputError(
+                f"engine input '{name}' takes {port.dtype} {list(port.shape)}, "
+                f"not {array.dtype} {list(array.shape)}"
+            )
+    if absent := sorted(ports.keys() - feeds.keys()):
+        raise BadInputError(f"engine input '{absent[0]}' is not fed")
+
+
+class PooledSession:
+    """A session over one or more runners: as many calls may be in flight as there are runners.
+
+    Calls start in the order they were submitted; over one runner (an engine that keeps states) they also run
+    in it.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Port],
+        runners: Sequence[Runner],
+        *,
+        reset: Callable[[], None] | None = None,
+    ) -> None:
+        self._inputs = dict(inputs)
+        self._idle: SimpleQueue[Runner] = SimpleQueue()
+        for runner in runners:
+            self._idle.put(runner)
+        self._forget = reset
+        self._pool = ThreadPoolExecutor(len(runners), thread_name_prefix="superlower")
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """Run once and wait."""
+        return self.submit(feeds).result()
+
+    def submit(self, feeds: Feeds) -> Future[Outputs]:
+        """Start a run. The fed arrays must not change until it is done.
+
+        Raises:
+            BadInputError: feeds that don't fit the engine.
+        """
+        check_feeds(self._inputs, feeds)
+        return self._pool.submit(self._run, dict(feeds))
+
+    def _run(self, feeds: Feeds) -> Outputs:
+        runner = self._idle.get()
+        try:
+            return runner(feeds)
+        finally:
+            self._idle.put(runner)
+
+    def reset(self) -> None:
+        """Forget states kept inside the engine, after the runs already submitted."""
+        if self._forget is not None:
+            self._pool.submit(self._forget).result()
+
+    def close(self) -> None:
+        """Wait for the runs in flight, then release the engine."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._idle = SimpleQueue()
+        self._forget = None
