@@ -1,0 +1,213 @@
+"""In which order a clip is computed, when each tensor is born and dies, and so the streams' peak memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from superlower.program.model import Program
+from superlower.program.unroll import Call, Element, Unrolled
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a schedule.
+
+    Attributes:
+        call: the equation and frame.
+        graph: the graph it calls.
+        reads: graph input name -> element, None for zeros.
+        zeros: graph input name -> stream whose shape the zeros have.
+        writes: graph output name -> element.
+        arrives: input frames to take in before the call; frames arrive in order.
+        emits: output elements complete after it, in frame order.
+        frees: elements nothing uses after it.
+    """
+
+    call: Call
+    graph: str
+    reads: dict[str, Element | None]
+    zeros: dict[str, str]
+    writes: dict[str, Element]
+    arrives: range
+    emits: tuple[Element, ...]
+    frees: tuple[Element, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps in issue order. A step may start once what it reads is there.
+
+    Attributes:
+        program: what is computed.
+        steps: the calls.
+        held: elements alive before the first step, from an earlier chunk.
+        emits: output elements among them, to emit before the first step.
+        frees: elements among them that are of no more use once those are emitted.
+        kept: elements alive after the last step, for the next chunk.
+        tail: input frames to take in after the last step, so that the input is read to its end.
+    """
+
+    program: Program
+    steps: tuple[Step, ...]
+    held: frozenset[Element]
+    emits: tuple[Element, ...]
+    frees: tuple[Element, ...]
+    kept: frozenset[Element]
+    tail: range
+
+    def peak_bytes(self, height: int, width: int, in_flight: int = 1) -> int:
+        """Largest sum of stream tensors alive at once, in bytes; engines' own memory is not in it.
+
+        Args:
+            height, width: padded low-resolution frame size in pixels.
+            in_flight: calls that may run at the same time, issued in order.
+        """
+        streams = self.program.streams
+        size = {name: stream.nbytes(height, width) for name, stream in streams.items()}
+        zeros = {
+            (streams[name].sizes(height, width), streams[name].dtype): size[name]
+            for step in self.steps
+            for name in step.zeros.values()
+        }
+        frees = [sum(size[e.stream] for e in step.frees) for step in self.steps]
+        alive = peak = sum(size[e.stream] for e in self.held)
+        alive -= sum(size[e.stream] for e in self.frees)
+        for i, step in enumerate(self.steps):
+            # Before call i starts, only calls up to i - in_flight are sure to have ended and freed.
+            if i >= in_flight:
+                alive -= frees[i - in_flight]
+            alive += len(step.arrives) * size[self.program.input]
+            alive += sum(size[e.stream] for e in step.writes.values())
+            peak = max(peak, alive)
+        return max(peak, sum(size[e.stream] for e in self.kept)) + sum(zeros.values())
+
+    def waves(self) -> list[list[Step]]:
+        """The steps by earliest time: those of one wave don't depend on one another."""
+        made: dict[Element, int] = {}
+        waves: list[list[Step]] = []
+        for step in self.steps:
+            level = max((made.get(e, -1) for e in step.reads.values() if e is not None), default=-1) + 1
+            made.update(dict.fromkeys(step.writes.values(), level))
+            while len(waves) <= level:
+                waves.append([])
+            waves[level].append(step)
+        return waves
+
+
+def schedule(program: Program, frames: int) -> Schedule:
+    """The whole clip in one go."""
+    unrolled = Unrolled(program, frames)
+    return build(unrolled, range(frames), arrive_to=frames)
+
+
+def build(
+    unrolled: Unrolled,
+    outputs: range,
+    *,
+    held: frozenset[Element] = frozenset(),
+    keep: frozenset[Element] = frozenset(),
+    arrived: int = 0,
+    arrive_to: int,
+    order: Iterable[Call] | None = None,
+) -> Schedule:
+    """Schedule the calls that give some output frames.
+
+    Args:
+        unrolled: the program over a clip.
+        outputs: frames of the output stream to compute and emit, in order.
+        held: elements already there.
+        keep: elements not to free (those of them that exist at the end are `kept`).
+        arrived: input frames taken in before.
+        arrive_to: input frames to have taken in at the end.
+        order: calls in an order of one's own; every call after what it reads. Default: depth first.
+    """
+    program = unrolled.program
+    wanted = [Element(program.output, t) for t in outputs]
+    calls = list(order) if order is not None else unrolled.order(wanted, held)
+    reads = [unrolled.reads(call) for call in calls]
+    arrivals = _arrivals(program, reads, arrived)
+    opening, emissions = _emissions(unrolled, calls, wanted, held)
+    last = _last_uses(unrolled, calls, reads, arrivals, emissions)
+    dying: list[list[Element]] = [[] for _ in calls]
+    for element, index in last.items():
+        if element not in keep:
+            dying[index].append(element)
+    steps = tuple(
+        Step(
+            call=call,
+            graph=unrolled.equations[call.equation].graph,
+            reads=reads[i],
+            zeros={
+                name: read.stream
+                for name, read in unrolled.equations[call.equation].reads.items()
+                if reads[i][name] is None
+            },
+            writes=unrolled.writes(call),
+            arrives=arrivals[i],
+            emits=emissions[i],
+            frees=tuple(sorted(dying[i])),
+        )
+        for i, call in enumerate(calls)
+    )
+    tail = range(arrivals[-1].stop if calls else arrived, arrive_to)
+    late = {Element(program.input, t) for t in tail}
+    return Schedule(
+        program=program,
+        steps=steps,
+        held=held,
+        emits=opening,
+        frees=tuple(sorted(held - keep - last.keys())),
+        kept=keep & (held | last.keys() | late),
+        tail=tail,
+    )
+
+
+def _arrivals(program: Program, reads: list[dict[str, Element | None]], arrived: int) -> list[range]:
+    arrivals = []
+    for elements in reads:
+        frames = [e.t for e in elements.values() if e is not None and e.stream == program.input]
+        newest = max(frames, default=-1)
+        arrivals.append(range(arrived, max(arrived, newest + 1)))
+        arrived = arrivals[-1].stop
+    return arrivals
+
+
+def _emissions(
+    unrolled: Unrolled, calls: list[Call], wanted: list[Element], held: frozenset[Element]
+) -> tuple[tuple[Element, ...], list[tuple[Element, ...]]]:
+    """What can be emitted before the first call, and after each."""
+    done = set(held)
+    waiting = deque(wanted)
+
+    def ready() -> Iterator[Element]:
+        while waiting and waiting[0] in done:
+            yield waiting.popleft()
+
+    opening = tuple(ready())
+    emissions = []
+    for call in calls:
+        done |= set(unrolled.writes(call).values())
+        emissions.append(tuple(ready()))
+    return opening, emissions
+
+
+def _last_uses(
+    unrolled: Unrolled,
+    calls: list[Call],
+    reads: list[dict[str, Element | None]],
+    arrivals: list[range],
+    emissions: list[tuple[Element, ...]],
+) -> dict[Element, int]:
+    """The index of the step after which each element that the steps touch is of no more use to them."""
+    last: dict[Element, int] = {}
+    for i, call in enumerate(calls):
+        touched = [
+            *(Element(unrolled.program.input, t) for t in arrivals[i]),
+            *unrolled.writes(call).values(),
+            *(e for e in reads[i].values() if e is not None),
+            *emissions[i],
+        ]
+        last.update(dict.fromkeys(touched, i))
+    return last
