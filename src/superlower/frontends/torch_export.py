@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def export_module(
-    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], *, name: str
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    *,
+    name: str,
+    scope: str = "",
 ) -> ir.Model:
     """One ONNX graph of `module`, with every shape static.
 
@@ -28,6 +34,9 @@ def export_module(
         inputs: graph input name -> example of the exact shape, in the order of the module's arguments.
         outputs: graph output names, in the order the module returns them.
         name: the graph's name.
+        scope: attribute path of a submodule whose name is left out of node and weight names.
+
+    Nodes are called by module and operator ("forward_trunk.main.0/Conv"), weights by parameter name.
 
     Raises:
         UnsupportedOperatorError: the exporter knows no ONNX for an operator of the module.
@@ -55,7 +64,7 @@ def export_module(
         raise BadInputError(f"torch.onnx made no graph of {name}")
     model = program.model
     _name_values(model.graph, list(inputs), list(outputs), name)
-    return _clean(model, name)
+    return _clean(model, name, scope)
 
 
 def _failure(name: str, error: Exception) -> BadInputError | UnsupportedOperatorError:
@@ -83,27 +92,45 @@ def _name_values(graph: ir.Graph, inputs: list[str], outputs: list[str], name: s
         value.name = new
 
 
-def _clean(model: ir.Model, name: str) -> ir.Model:
-    """Strip what depends on this machine (stack traces, file paths), keep names and types."""
+def _clean(model: ir.Model, name: str, scope: str) -> ir.Model:
+    """Name nodes and weights by module, and strip what depends on this machine (stack traces, file paths)."""
     model.ir_version = IR_VERSION
-    model.metadata_props.clear()
     model.doc_string = None
+    model.metadata_props.clear()
     graph = model.graph
     graph.name = name
     graph.doc_string = None
     graph.metadata_props.clear()
-    for value in [*graph.inputs, *graph.initializers.values()]:
-        _strip(value)
+    taken: dict[str, int] = {}
     for node in graph:
-        _strip(node)
-        for value in node.outputs:
-            _strip(value)
+        stem = _stem(node, scope)
+        count = taken.setdefault(stem, 0)
+        taken[stem] += 1
+        node.name = f"{stem}_{count}" if count else stem
+    values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    for initializer in list(graph.initializers.values()):
+        _rename(initializer, (initializer.name or "").removeprefix(f"{scope}."))
+        values.append(initializer)
+    for item in (*graph, *values):
+        item.metadata_props.clear()
+        item.doc_string = None
     return model
 
 
-def _strip(item: ir.Value | ir.Node) -> None:
-    item.metadata_props.clear()
-    item.doc_string = None
+def _stem(node: ir.Node, scope: str) -> str:
+    """ "module.path/Operator", from the exporter's own record of the module a node came from."""
+    path: list[str] = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
+    modules = [part for part in path[:-1] if part]
+    module = modules[-1] if modules else ""
+    module = "" if module == scope else module.removeprefix(f"{scope}.")
+    return f"{module}/{node.op_type}" if module else node.op_type
+
+
+def _rename(initializer: ir.Value, name: str) -> None:
+    graph = initializer.graph
+    if graph is None or not name or name == initializer.name or name in graph.initializers:
+        return
+    initializer.name = name
 
 
 @contextlib.contextmanager

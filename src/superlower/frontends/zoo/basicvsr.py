@@ -94,7 +94,7 @@ class BasicVsr:
             ),
         )
         graphs = {
-            name: export_module(Step(network, function), inputs, outputs, name=name)
+            name: export_module(Step(network, function), inputs, outputs, name=name, scope="network")
             for name, function, inputs, outputs in calls
         }
         return TemporalModel(program, graphs)
