@@ -119,3 +119,20 @@ def test_this_machine_is_described_without_an_sdk():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
     assert 1 <= int(cpu_target().tvm["num-cores"]) <= (os.cpu_count() or 1)
+
+
+def test_code_for_the_detected_processor_runs_on_it():
+    """A processor name with a feature too many would end in SIGILL, so in a process of its own."""
+    pytest.importorskip("tvm", reason="Apache TVM is not installed")
+    code = (
+        "import numpy as np, tvm; from tvm import te; from superlower.targets.detect import cpu_target\n"
+        "a = te.placeholder((64, 64)); b = te.placeholder((64, 64)); k = te.reduce_axis((0, 64))\n"
+        "c = te.compute((64, 64), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k))\n"
+        "f = tvm.compile(te.create_prim_func([a, b, c]), target=tvm.target.Target(dict(cpu_target().tvm)))\n"
+        "x = np.arange(4096, dtype=np.float32).reshape(64, 64) % 7\n"
+        "out = tvm.runtime.tensor(np.zeros((64, 64), np.float32))\n"
+        "f(tvm.runtime.tensor(x), tvm.runtime.tensor(x), out)\n"
+        "assert np.array_equal(out.numpy(), x @ x)\n"  # sums of small integers are exact
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
