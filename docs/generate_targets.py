@@ -19,9 +19,9 @@ INTRODUCTION = """\
 What `--target` takes. `superlower targets` prints the same, with what third parties have added; `cpu` is the
 machine superlower runs on, read from /proc, so its figures are not here.
 
-Peaks are dense (no structured sparsity), in TFLOPS, for INT8 in TOPS. FP16, BF16 and FP8 are tensor-core peaks with
-FP32 accumulation, which halves them on GeForce cards. A dash is a figure that the hardware lacks or that no document
-of its maker gives.
+Peaks are dense (no structured sparsity), in TFLOPS, for INT8 in TOPS. FP16, BF16 and FP8 are tensor-core
+peaks with FP32 accumulation, which halves them on GeForce cards. A dash is a figure that the hardware
+lacks or that no document of its maker gives.
 """
 
 
@@ -36,7 +36,7 @@ def page() -> str:
             [_figures(entry) for entry in entries],
         ),
         "## What compiles for them\n",
-        "SDK versions that serve the target and that superlower drives; a dash means that the backend can't.\n",
+        "SDK versions that serve the target and that superlower drives; a dash: the backend can't.\n",
         _table(["target", *BACKENDS], [_served(entry) for entry in entries]),
         "## Notes and sources\n",
         *(_section(entry) for entry in entries),
