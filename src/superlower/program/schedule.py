@@ -66,11 +66,7 @@ class Schedule:
         """
         streams = self.program.streams
         size = {name: stream.nbytes(height, width) for name, stream in streams.items()}
-        zeros = {
-            (streams[name].sizes(height, width), streams[name].dtype): size[name]
-            for step in self.steps
-            for name in step.zeros.values()
-        }
+        zeros: set[tuple[tuple[int, ...], str]] = set()
         frees = [sum(size[e.stream] for e in step.frees) for step in self.steps]
         alive = peak = sum(size[e.stream] for e in self.held)
         alive -= sum(size[e.stream] for e in self.frees)
@@ -78,10 +74,15 @@ class Schedule:
             # Before call i starts, only calls up to i - in_flight are sure to have ended and freed.
             if i >= in_flight:
                 alive -= frees[i - in_flight]
+            for name in step.zeros.values():
+                # One array of zeros serves every read of its shape, from its first use on.
+                kind = (streams[name].sizes(height, width), streams[name].dtype)
+                alive += 0 if kind in zeros else size[name]
+                zeros.add(kind)
             alive += len(step.arrives) * size[self.program.input]
             alive += sum(size[e.stream] for e in step.writes.values())
             peak = max(peak, alive)
-        return max(peak, sum(size[e.stream] for e in self.kept)) + sum(zeros.values())
+        return max(peak, sum(size[e.stream] for e in self.kept))
 
     def waves(self) -> list[list[Step]]:
         """The steps by earliest time: those of one wave don't depend on one another."""

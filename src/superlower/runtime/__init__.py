@@ -1,1 +1,1 @@
-
+"""Runs any program on any mix of sessions."""

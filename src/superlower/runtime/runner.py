@@ -1,0 +1,254 @@
+"""Runs a program's equations on sessions: states, edges, order, overlap and memory are its business alone."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superlower.backends.base import Outputs, Session
+from superlower.errors import BadInputError
+from superlower.program import analysis
+from superlower.program.chunks import Chunk, ChunkPlanner
+from superlower.program.model import Program
+from superlower.program.schedule import Schedule, Step, schedule
+from superlower.program.unroll import Element
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A session for one graph.
+
+    Attributes:
+        session: the loaded engine.
+        stateful: states it keeps inside, as graph input name -> graph output name.
+    """
+
+    session: Session
+    stateful: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runner:
+    """A program with an engine for each of its graphs.
+
+    Attributes:
+        peak_bytes: largest sum of stream tensors that were alive at once in the last run.
+        seconds: equation -> seconds of each call so far, from issue to completion.
+    """
+
+    def __init__(self, program: Program, engines: Mapping[str, Engine], *, in_flight: int = 1) -> None:
+        """Args:
+        program: a legal program.
+        engines: by graph name.
+        in_flight: calls that may run at the same time, where they don't wait for one another.
+        """
+        for equation in program.equations:
+            if equation.graph not in engines:
+                raise BadInputError(f"no engine for graph '{equation.graph}' of equation {equation.name}")
+        for graph, engine in engines.items():
+            callers = [e.name for e in program.equations if e.graph == graph]
+            if engine.stateful and len(callers) > 1:
+                raise BadInputError(
+                    f"the engine of graph '{graph}' keeps a state, but {' and '.join(callers)} share it"
+                )
+        self.program = program
+        self.peak_bytes = 0
+        self.seconds: dict[str, list[float]] = {e.name: [] for e in program.equations}
+        self._engines = {e.name: engines[e.graph] for e in program.equations}
+        self._in_flight = in_flight
+        self._inside: dict[str, Element] = {}
+        self._latency = analysis.analyze(program).latency
+        self._alive: dict[Element, Array] = {}
+        self._zeros: dict[tuple[tuple[int, ...], str], Array] = {}
+
+    def run(
+        self,
+        frames: Iterable[Array],
+        *,
+        total: int | None = None,
+        chunk: int | None = None,
+        look_ahead: int | None = None,
+    ) -> Iterator[Array]:
+        """Upscale a clip. Outputs come as soon as they are known, one a frame, in order.
+
+        Args:
+            frames: elements of the input stream, in order; taken in only when needed.
+            total: their number, if known.
+            chunk: frames to emit between forgetting; None for the whole clip in one go. A program of bounded
+                latency needs none: it runs on a stream of any length.
+            look_ahead: frames a chunk looks beyond its own; None for the latency. Needed where the latency
+                is the whole clip; then it decides how far the backward sweep starts beyond the chunk.
+
+        Raises:
+            BadInputError: no frames, fewer frames than `total`, or a frame of another shape.
+        """
+        self.close_clip()
+        self.peak_bytes = 0
+        source = _Source(iter(frames), self.program, total)
+        if chunk is None and self._latency is not None and total is None:
+            chunk = self._in_flight
+        if chunk is None:
+            count = total if total is not None else source.available(None)
+            yield from self._execute(schedule(self.program, count), source)
+        else:
+            yield from self._run_chunks(source, chunk, self._latency if look_ahead is None else look_ahead)
+        self.close_clip()
+
+    def close_clip(self) -> None:
+        """Forget every tensor and every state inside an engine."""
+        self._alive.clear()
+        self._zeros.clear()
+        self._inside.clear()
+
+    def _run_chunks(self, source: _Source, size: int, look_ahead: int | None) -> Iterator[Array]:
+        planner = ChunkPlanner(self.program)
+        first = 0
+        while True:
+            wanted = None if look_ahead is None else first + size + look_ahead
+            # One frame more tells whether the clip goes on.
+            there = source.available(None if wanted is None else wanted + 1)
+            ended = wanted is None or there <= wanted
+            end = there if wanted is None else min(there, wanted)
+            stop = min(first + size, end)
+            plan = planner.plan(Chunk(first, stop, end), end if ended else source.total)
+            yield from self._execute(plan, source)
+            first = stop
+            if ended and stop == end:
+                return
+
+    def _execute(self, plan: Schedule, source: _Source) -> Iterator[Array]:
+        yield from self._retire(plan.emits, plan.frees)
+        running: deque[tuple[Step, Future[Outputs], float]] = deque()
+        for step in plan.steps:
+            while running and (len(running) >= self._in_flight or not self._ready(step)):
+                yield from self._finish(*running.popleft())
+            for t in step.arrives:
+                self._alive[Element(self.program.input, t)] = source.take(t)
+            running.append((step, *self._issue(step)))
+            self._measure(running)
+        while running:
+            yield from self._finish(*running.popleft())
+        for t in plan.tail:
+            frame, element = source.take(t), Element(self.program.input, t)
+            if element in plan.kept:
+                self._alive[element] = frame
+
+    def _ready(self, step: Step) -> bool:
+        return all(
+            e is None or e in self._alive or e.stream == self.program.input for e in step.reads.values()
+        )
+
+    def _issue(self, step: Step) -> tuple[Future[Outputs], float]:
+        engine = self._engines[step.call.equation]
+        self._check_states(step, engine)
+        feeds = {
+            name: self._alive[element] if element is not None else self._zero(step.zeros[name])
+            for name, element in step.reads.items()
+            if name not in engine.stateful
+        }
+        started = time.perf_counter()
+        if self._in_flight > 1:
+            return engine.session.submit(feeds), started
+        done: Future[Outputs] = Future()
+        done.set_result(engine.session.run(feeds))
+        self.seconds[step.call.equation].append(time.perf_counter() - started)
+        return done, started
+
+    def _finish(self, step: Step, future: Future[Outputs], started: float) -> Iterator[Array]:
+        outputs = future.result()
+        if self._in_flight > 1:
+            self.seconds[step.call.equation].append(time.perf_counter() - started)
+        for name, element in step.writes.items():
+            self._alive[element] = outputs[name] if name in outputs else np.empty(0, np.float32)
+        self._measure(())
+        yield from self._retire(step.emits, step.frees)
+
+    def _retire(self, emits: Iterable[Element], frees: Iterable[Element]) -> Iterator[Array]:
+        for element in emits:
+            yield self._alive[element]
+        for element in frees:
+            del self._alive[element]
+
+    def _check_states(self, step: Step, engine: Engine) -> None:
+        """A state inside an engine is its last output: the schedule must ask for just that, or for zeros."""
+        for name, output in engine.stateful.items():
+            asked = step.reads[name]
+            if asked is None:
+                engine.session.reset()
+            elif asked != self._inside.get(step.call.equation):
+                raise BadInputError(
+                    f"equation {step.call.equation} needs {asked} as its state, but the engine holds "
+                    f"{self._inside.get(step.call.equation)}: compile it with host states"
+                )
+            self._inside[step.call.equation] = step.writes[output]
+
+    def _zero(self, stream: str) -> Array:
+        shape, dtype = self.program.sizes(stream), self.program.streams[stream].dtype
+        if (shape, dtype) not in self._zeros:
+            self._zeros[shape, dtype] = np.zeros(shape, dtype)
+        return self._zeros[shape, dtype]
+
+    def _measure(self, running: Iterable[tuple[Step, Future[Outputs], float]]) -> None:
+        height, width = self.program.frame.padded
+        alive = sum(a.nbytes for a in self._alive.values()) + sum(a.nbytes for a in self._zeros.values())
+        coming = sum(
+            self.program.streams[e.stream].nbytes(height, width)
+            for step, _, _ in running
+            for e in step.writes.values()
+            if e not in self._alive
+        )
+        self.peak_bytes = max(self.peak_bytes, alive + coming)
+
+
+class _Source:
+    """Frames taken from an iterator as they are needed, checked against the program's input stream."""
+
+    def __init__(self, frames: Iterator[Array], program: Program, total: int | None) -> None:
+        self.total = total
+        self._frames = frames
+        self._shape = program.sizes(program.input)
+        self._dtype = program.streams[program.input].dtype
+        self._buffer: deque[Array] = deque()
+        self._taken = 0
+
+    def available(self, wanted: int | None) -> int:
+        """How many frames the clip is known to have, after reading up to `wanted` of them (None: all)."""
+        if self.total is not None:
+            return self.total if wanted is None else min(self.total, wanted)
+        while wanted is None or self._taken + len(self._buffer) < wanted:
+            frame = next(self._frames, None)
+            if frame is None:
+                self.total = self._taken + len(self._buffer)
+                break
+            self._buffer.append(self._checked(frame))
+        if self.total == 0:
+            raise BadInputError("the clip has no frames")
+        return self._taken + len(self._buffer)
+
+    def take(self, t: int) -> Array:
+        """Frame t; frames are taken in order."""
+        assert t == self._taken
+        if self._buffer:
+            frame = self._buffer.popleft()
+        else:
+            following = next(self._frames, None)
+            if following is None:
+                raise BadInputError(f"the clip ended after {t} frames, {self.total} were announced")
+            frame = self._checked(following)
+        self._taken += 1
+        return frame
+
+    def _checked(self, frame: Array) -> Array:
+        if frame.shape != self._shape or frame.dtype != self._dtype:
+            raise BadInputError(
+                f"frame {self._taken + len(self._buffer)} is {frame.dtype} {frame.shape}, "
+                f"the program takes {self._dtype} {self._shape}: export it for this frame size"
+            )
+        return frame

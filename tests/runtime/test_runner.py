@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import random
+import time
+import tracemalloc
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from superlower.backends.base import Feeds, Outputs
+from superlower.errors import BadInputError
+from superlower.program.interpret import interpret
+from superlower.program.model import Program
+from superlower.program.schedule import schedule
+from superlower.runtime.runner import Engine, Runner
+from support.basicvsr import basicvsr_program
+from support.programs import call_graph, frames, programs
+
+Array = NDArray[np.generic]
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+class TinySession:
+    """Runs a tiny graph; submitted runs end in any order."""
+
+    pool = ThreadPoolExecutor(4)
+
+    def __init__(self, graph: str, dawdle: float = 0.0) -> None:
+        self.graph, self.dawdle = graph, dawdle
+
+    def run(self, feeds: Feeds) -> Outputs:
+        time.sleep(random.random() * self.dawdle)
+        return call_graph(self.graph, feeds)
+
+    def submit(self, feeds: Feeds) -> Future[Outputs]:
+        return self.pool.submit(self.run, feeds)
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def engines(program: Program, dawdle: float = 0.0) -> dict[str, Engine]:
+    return {e.graph: Engine(TinySession(e.graph, dawdle)) for e in program.equations}
+
+
+@given(programs(), st.integers(1, 8), st.integers(1, 4), st.booleans())
+@QUICK
+def test_gives_the_interpreters_outputs(
+    program: Program, count: int, in_flight: int, length_known: bool
+) -> None:
+    clip = frames(count)
+    runner = Runner(program, engines(program, 0.001), in_flight=in_flight)
+    found = list(runner.run(iter(clip), total=count if length_known else None))
+    expected = interpret(program, clip, call_graph)
+    assert len(found) == count
+    assert all(map(np.array_equal, found, expected))
+
+
+@given(programs(), st.integers(1, 12), st.integers(1, 5), st.booleans())
+@QUICK
+def test_chunks_of_a_stream_of_unknown_length(
+    program: Program, count: int, chunk: int, length_known: bool
+) -> None:
+    clip = frames(count)
+    runner = Runner(program, engines(program))
+    found = list(runner.run(iter(clip), total=count if length_known else None, chunk=chunk))
+    assert all(map(np.array_equal, found, interpret(program, clip, call_graph)))
+
+
+@given(programs(), st.integers(1, 10), st.integers(1, 3))
+@QUICK
+def test_its_own_account_of_memory_is_the_analysis(program: Program, count: int, in_flight: int) -> None:
+    runner = Runner(program, engines(program), in_flight=in_flight)
+    for _ in runner.run(frames(count), total=count):
+        pass
+    predicted = schedule(program, count).peak_bytes(*program.frame.padded, in_flight=in_flight)
+    if in_flight == 1:
+        assert runner.peak_bytes == predicted
+    assert runner.peak_bytes <= predicted
+
+
+class BlankSession(TinySession):
+    """BasicVSR's graphs as far as memory goes: new arrays of the right shape."""
+
+    def run(self, feeds: Feeds) -> Outputs:
+        height, width = next(iter(feeds.values())).shape[2:]
+        shapes = {
+            "flow": {"flow": (1, 2, height, width)},
+            "backward": {"hidden_out": (1, 64, height, width)},
+            "forward": {"hidden_out": (1, 64, height, width), "output": (1, 3, 4 * height, 4 * width)},
+        }
+        return {name: np.ones(shape, np.float32) for name, shape in shapes[self.graph].items()}
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+@pytest.mark.parametrize("chunk", [None, 6])
+def test_the_processs_peak_is_within_a_tenth_of_the_analysis(in_flight: int, chunk: int | None) -> None:
+    program, count = basicvsr_program(48, 64), 24
+    runner = Runner(
+        program, {g: Engine(BlankSession(g)) for g in ("flow", "backward", "forward")}, in_flight=in_flight
+    )
+    clip = (np.zeros((1, 3, 48, 64), np.float32) + t for t in range(count))
+    tracemalloc.start()
+    for _ in runner.run(clip, total=count, chunk=chunk, look_ahead=None if chunk is None else 6):
+        pass
+    _, measured = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    if chunk is None:
+        predicted = schedule(program, count).peak_bytes(48, 64, in_flight=in_flight)
+        assert abs(measured - predicted) < 0.1 * predicted
+    else:
+        assert measured < 0.65 * schedule(program, count).peak_bytes(48, 64, in_flight=in_flight)
+
+
+class CountingState(TinySession):
+    """Keeps h inside: h = h + x, output h."""
+
+    def __init__(self) -> None:
+        self.h = np.zeros((1, 1, 2, 2), np.float32)
+
+    def run(self, feeds: Feeds) -> Outputs:
+        assert set(feeds) == {"x0"}
+        self.h = self.h + feeds["x0"]
+        return {"y0": self.h}
+
+    def reset(self) -> None:
+        self.h = np.zeros_like(self.h)
+
+
+def test_a_state_inside_the_engine() -> None:
+    from superlower.program.model import Equation, Frame, Stream
+
+    plane = (1, 1, "H", "W")
+    program = Program(
+        name="sum",
+        frame=Frame(height=2, width=2, channels=1, color="y", scale=1),
+        streams={"frame": Stream(shape=plane), "h": Stream(shape=plane), "output": Stream(shape=plane)},
+        equations=(
+            Equation(
+                name="step",
+                graph="step",
+                inputs={"x0": "frame[t]", "x1": "h[t-1]"},
+                outputs={"y0": "output", "y1": "h"},
+            ),
+        ),
+    )
+    runner = Runner(program, {"step": Engine(CountingState(), {"x1": "y1"})})
+    clip = frames(5)
+    for chunk in (None, 2):
+        found = list(runner.run(clip, chunk=chunk))
+        assert all(map(np.array_equal, found, np.cumsum(clip, axis=0, dtype=np.float32)))
+
+
+def test_frames_of_another_size_in_mid_clip() -> None:
+    program = basicvsr_program(48, 64)
+    runner = Runner(program, {g: Engine(BlankSession(g)) for g in ("flow", "backward", "forward")})
+    clip = [np.zeros((1, 3, 48, 64), np.float32), np.zeros((1, 3, 50, 64), np.float32)]
+    with pytest.raises(BadInputError, match=r"frame 1 is float32 .*export it for this frame size"):
+        list(runner.run(clip))
+
+
+@pytest.mark.parametrize("total", [None, 3])
+def test_too_few_frames(total: int | None) -> None:
+    program = basicvsr_program(48, 64)
+    runner = Runner(program, {g: Engine(BlankSession(g)) for g in ("flow", "backward", "forward")})
+    with pytest.raises(BadInputError, match=r"no frames|ended after 0 frames, 3 were announced"):
+        list(runner.run([], total=total))
+
+
+def test_a_graph_without_engine() -> None:
+    with pytest.raises(BadInputError, match="no engine for graph 'flow'"):
+        Runner(basicvsr_program(), {})
