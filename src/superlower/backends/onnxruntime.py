@@ -60,8 +60,8 @@ class OnnxRuntime:
     """The CPU execution provider with all graph optimisations (its NCHWc layout is most of the gain).
 
     The engine is the legalized ONNX file itself: optimised models are tied to the machine that wrote them.
-    `settings` takes ONNX Runtime's session configuration keys ("session.set_denormal_as_zero") and the boolean
-    session options enable_cpu_mem_arena, enable_mem_pattern, enable_mem_reuse, use_deterministic_compute.
+    `settings` takes ONNX Runtime's session keys ("session.set_denormal_as_zero") and its boolean
+    options enable_cpu_mem_arena, enable_mem_pattern, enable_mem_reuse and use_deterministic_compute.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -236,7 +236,13 @@ def _computed_in_fp32(model: ir.Model) -> set[str]:
         run = onnx.load(written)
     # The casts that ONNX Runtime puts in are named so, and the values between them too.
     prefix = "InsertedPrecisionFreeCast_"
-    cast = {name.removeprefix(prefix) for node in run.graph.node for name in node.output if prefix in name}
+    cast = {
+        name.removeprefix(prefix)
+        for node in run.graph.node
+        if not node.name.startswith(prefix)
+        for name in node.output
+        if name.startswith(prefix)
+    }
     return {
         probe.node_name(node) for node in model.graph if any(value.name in cast for value in node.outputs)
     }

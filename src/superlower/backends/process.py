@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from superlower import errors
-from superlower.errors import BuildFailedError
+from superlower.errors import BuildFailedError, SuperlowerError
 
 LOG = "build.log"
 
@@ -54,8 +55,9 @@ def build_in_subprocess(
     request_file, result_file, log = workdir / "request.json", workdir / "result.json", workdir / LOG
     request_file.write_bytes(msgspec.json.encode(request))
     result_file.unlink(missing_ok=True)
-    worker = [sys.executable, "-m", "superlower.backends.worker"]
-    command = [*worker, function, str(request_file), str(result_file)]
+    # -P: what lies in the working folder is no module.
+    worker = [sys.executable, "-P", "-m", "superlower.backends.worker"]
+    command = [*worker, function, str(request_file), str(result_file), str(os.getpid())]
     with log.open("ab") as sink:
         child = subprocess.Popen(
             command,
@@ -87,7 +89,9 @@ def build_in_subprocess(
     request_file.unlink(missing_ok=True)
     result_file.unlink(missing_ok=True)
     if "error" in result:
-        kind = getattr(errors, str(result["error"]), BuildFailedError)
+        kind = getattr(errors, str(result["error"]), None)
+        if not (isinstance(kind, type) and issubclass(kind, SuperlowerError)):
+            kind = BuildFailedError  # A plug-in's own error.
         message = str(result["message"])
         if kind is BuildFailedError:
             message = f"{message}; log: {_keep_log(log, backend)}"
@@ -102,7 +106,12 @@ def _last_line(log: Path) -> str:
 
 def _keep_log(log: Path, backend: str) -> Path:
     folder = log_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{backend}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    shutil.copyfile(log, kept)
-    return kept
+    prefix = f"{backend}-{time.strftime('%Y%m%d-%H%M%S')}-"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, kept = tempfile.mkstemp(".log", prefix, folder)
+        os.close(handle)
+        shutil.copyfile(log, kept)
+    except OSError:
+        return log  # A full or read-only disk must not hide why the build failed.
+    return Path(kept)

@@ -1,8 +1,11 @@
-"""The child side of `build_in_subprocess`: `-m superlower.backends.worker MODULE:FUNCTION REQUEST RESULT`."""
+"""The child side of `build_in_subprocess`: `-m superlower.backends.worker FUNCTION REQUEST RESULT PARENT`."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -11,9 +14,12 @@ import msgspec
 
 from superlower.errors import SuperlowerError
 
+_PR_SET_PDEATHSIG = 1
 
-def main(function: str, request_file: str, result_file: str) -> int:
+
+def main(function: str, request_file: str, result_file: str, parent: str) -> int:
     """Run the function and leave its result, or its error by type and message, as JSON."""
+    _die_with(int(parent))
     module, _, name = function.partition(":")
     request = msgspec.json.decode(Path(request_file).read_bytes())
     try:
@@ -26,9 +32,19 @@ def main(function: str, request_file: str, result_file: str) -> int:
         result = {"error": "BuildFailedError", "message": f"{type(error).__name__}: {reason}"}
     sys.stdout.flush()
     sys.stderr.flush()
-    Path(result_file).write_bytes(msgspec.json.encode(result))
+    aside = Path(f"{result_file}.part")
+    aside.write_bytes(msgspec.json.encode(result))
+    aside.replace(result_file)
     return 0
 
 
+def _die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent is gone: a killed parent can't do it itself."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent is gone")
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4]))
+    sys.exit(main(*sys.argv[1:5]))

@@ -1,0 +1,257 @@
+"""OpenVINO on Intel CPUs and GPUs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from superlower.backends import openvino_build, probe
+from superlower.backends.base import Artifact, BuildOptions, Feeds, NodeSupport, Outputs
+from superlower.backends.process import build_in_subprocess
+from superlower.backends.sdk import (
+    absent,
+    first_line,
+    require,
+    require_own,
+    require_served,
+    unserved,
+    version,
+)
+from superlower.backends.session import PooledSession, Port, Runner
+from superlower.errors import BadInputError, MissingSdkError
+from superlower.ir import io_shapes, save, serialize
+from superlower.passes.base import Pass
+from superlower.targets.base import Precision, Target
+
+DEVICES = {"cpu": "CPU", "intel-gpu": "GPU"}
+"""Kind of target -> OpenVINO device."""
+
+_KINDS = {
+    "cpu": "",
+    "intel-gpu": "",
+    "nvidia-gpu": "OpenVINO compiles for Intel CPUs and GPUs, and for other x86 and ARM CPUs",
+}
+_PRECISIONS = {
+    "cpu": {
+        Precision.FP32: "",
+        Precision.BF16: "",
+        Precision.INT8: "",
+        # Asked for f16, the CPU plug-in of 2026.4 silently computes in bf16, sampling grids too.
+        Precision.FP16: "OpenVINO would compute in bf16 on CPUs: use fp32 or bf16",
+        Precision.FP8: "OpenVINO has no fp8 kernels for CPUs: use int8",
+    },
+    "intel-gpu": {
+        Precision.FP32: "",
+        Precision.FP16: "",
+        Precision.INT8: "",
+        Precision.BF16: "OpenVINO computes in fp16 on GPUs: use fp16",
+        Precision.FP8: "OpenVINO has no fp8 kernels for GPUs: use int8",
+    },
+}
+
+
+class OpenVino:
+    """The engine is OpenVINO IR, beside a blob compiled for the machine and version it was built with.
+
+    Precision is in the graph's types, never in a hint: by a hint (bf16 is the default where the CPU has it)
+    OpenVINO computes sampling grids, too, in that type, which moves them by whole pixels. `settings` takes
+    OpenVINO's own properties by name ("NUM_STREAMS", "ENABLE_CPU_PINNING").
+    """
+
+    name: ClassVar[str] = "openvino"
+    title: ClassVar[str] = "OpenVINO (Intel CPU and GPU)"
+
+    def missing(self) -> str | None:
+        """Why it can't build here, with the install command; None if it can."""
+        return absent("openvino", "superlower[openvino]")
+
+    def versions(self) -> dict[str, str]:
+        """Version of OpenVINO found here."""
+        return {} if self.missing() is not None else {"openvino": version("openvino")}
+
+    def serves(self, target: Target, precision: Precision) -> str | None:
+        """CPUs in fp32, bf16 and int8; Intel GPUs in fp32, fp16 and int8."""
+        precisions = _PRECISIONS.get(target.kind, {})
+        return unserved(self.name, target, precision, kinds=_KINDS, precisions=precisions)
+
+    def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
+        """Asks the ONNX frontend and, where the device is here, its plug-in; node by node if they refuse."""
+        require(self)
+        import openvino
+
+        core = openvino.Core()
+        device = DEVICES.get(target.kind, "")
+        plugged = device in {name.partition(".")[0] for name in core.available_devices}
+
+        def ask(asked: ir.Model) -> str | None:
+            try:
+                read = core.read_model(serialize(asked))
+                taken = set(core.query_model(read, device)) if plugged else None
+            except RuntimeError as error:
+                return first_line(error)
+            if taken is None:
+                return None
+            refused = [op.get_type_name() for op in read.get_ops() if op.get_friendly_name() not in taken]
+            return f"the {device} plug-in doesn't run {refused[0]}" if refused else None
+
+        return probe.coverage(model, ask, self.legalize(target, precision))
+
+    def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
+        """Only a conversion of types for fp16; bf16 is typed in the build, since ONNX 19 has no bf16 Conv."""
+        if precision is not Precision.FP16:
+            return ()
+        from superlower.passes.convert_precision import ConvertPrecision
+
+        return (ConvertPrecision(),)
+
+    def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
+        """Convert to OpenVINO IR and compile it, in a subprocess; states of `options.stateful` go inside.
+
+        Raises:
+            MissingSdkError: OpenVINO isn't installed.
+            BadInputError: a target, precision, state pair or setting it doesn't take.
+            UnsupportedOperatorError: an operator isn't covered; the message names the node.
+            BuildFailedError: the build failed, crashed or ran past its time limit.
+        """
+        require(self)
+        require_served(self, target, options.precision)
+        _check_states(model, options.stateful)
+        device = DEVICES[target.kind]
+        settings = openvino_build.properties(device, options)
+        workdir.mkdir(parents=True, exist_ok=True)
+        save(model, workdir / openvino_build.SOURCE)
+        request = {
+            "device": device,
+            "precision": options.precision.value,
+            "stateful": options.stateful,
+            "settings": settings,
+        }
+        began = time.monotonic()
+        function = f"{openvino_build.__name__}:build"
+        try:
+            result = build_in_subprocess(
+                function, request, workdir, backend=self.name, timeout_s=options.timeout_s
+            )
+        finally:
+            (workdir / openvino_build.SOURCE).unlink(missing_ok=True)
+        files, facts = result["files"], result["facts"]
+        assert isinstance(files, dict)
+        assert isinstance(facts, dict)
+        return Artifact(
+            backend=self.name,
+            target=target.name,
+            precision=options.precision,
+            files=files,
+            sdk=self.versions(),
+            threads=options.threads,
+            mode=options.mode,
+            stateful=options.stateful,
+            build_s=time.monotonic() - began,
+            facts=facts,
+            settings=settings,
+        )
+
+    def runnable(self, target: Target) -> str | None:
+        """Why engines for the target can't be run here: no OpenVINO, or no such device for it."""
+        if (reason := self.missing()) is not None:
+            return reason
+        if target.kind not in DEVICES:
+            return f"OpenVINO doesn't run on targets of kind {target.kind}"
+        return _no_device(DEVICES[target.kind])
+
+    def load(self, artifact: Artifact, folder: Path) -> PooledSession:
+        """Take up the compiled blob if it was made by this version on this processor, else compile the IR.
+
+        An engine with inner states runs one call at a time, in the order of submission.
+        """
+        require(self)
+        require_own(self, artifact)
+        device = str(artifact.facts.get("device", "CPU"))
+        if (reason := _no_device(device)) is not None:
+            raise MissingSdkError(reason)
+        return _session(_compiled(artifact, folder, device, self.versions()), artifact)
+
+
+def _no_device(device: str) -> str | None:
+    import openvino
+
+    seen = openvino.Core().available_devices
+    if device in {name.partition(".")[0] for name in seen}:
+        return None
+    driver = "; install the driver (intel-opencl-icd)" if device == "GPU" else ""
+    return f"OpenVINO finds no {device} here, only {', '.join(seen) or 'no device'}{driver}"
+
+
+def _check_states(model: ir.Model, pairs: Sequence[tuple[str, str]]) -> None:
+    inputs, outputs = io_shapes(model)
+    for output, given in pairs:
+        if output not in outputs or given not in inputs:
+            raise BadInputError(
+                f"state pair ({output}, {given}) must name an output and an input of the graph, "
+                f"of ({', '.join(outputs)}) and ({', '.join(inputs)})"
+            )
+        if outputs[output] != inputs[given]:
+            raise BadInputError(
+                f"state pair ({output}, {given}): shapes {list(outputs[output])} and "
+                f"{list(inputs[given])} differ"
+            )
+
+
+def _compiled(artifact: Artifact, folder: Path, device: str, here: Mapping[str, str]) -> Any:
+    """The engine as an openvino.CompiledModel."""
+    import openvino
+
+    core = openvino.Core()
+    settings = openvino_build.parsed(artifact.settings)
+    blob = folder / artifact.files.get("blob", "")
+    built_for = artifact.facts.get("processor")
+    if blob.is_file() and artifact.sdk == here and built_for == openvino_build.processor(core, device):
+        try:
+            return core.import_model(blob.read_bytes(), device, settings)
+        except RuntimeError:
+            pass  # The blob only saves time: the IR says the same.
+    path = folder / artifact.files.get("engine", openvino_build.ENGINE)
+    if not path.is_file():
+        raise BadInputError(f"no such engine: {path}; compile it again")
+    try:
+        return core.compile_model(core.read_model(path), device, settings)
+    except RuntimeError as error:
+        raise BadInputError(
+            f"{path} is no engine that OpenVINO {here['openvino']} can read: {first_line(error)}; "
+            f"compile it again"
+        ) from error
+
+
+def _session(compiled: Any, artifact: Artifact) -> PooledSession:
+    # By position: one tensor may serve several inputs and outputs, and then has the names of all.
+    names = openvino_build.port_names(artifact.facts)
+    inputs = {name: _port(port) for name, port in zip(names.inputs, compiled.inputs, strict=True)}
+    stateful = bool(artifact.stateful)
+    wanted = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+    # Two calls at least: independent equations of a frame may then overlap.
+    requests = [compiled.create_infer_request() for _ in range(1 if stateful else max(2, wanted))]
+
+    def runner(request: Any) -> Runner:
+        def run(feeds: Feeds) -> Outputs:
+            # Unshared outputs are copies, so that the next call on this request can't write over them.
+            by_index = {index: feeds[name] for index, name in enumerate(names.inputs)}
+            results = request.infer(by_index, share_inputs=True, share_outputs=False)
+            return {name: results[index] for index, name in enumerate(names.outputs)}
+
+        return run
+
+    def reset() -> None:
+        for request in requests:
+            request.reset_state()
+
+    return PooledSession(inputs, [runner(request) for request in requests], reset=reset if stateful else None)
+
+
+def _port(port: Any) -> Port:
+    shape = tuple(size.get_length() if size.is_static else -1 for size in port.partial_shape)
+    return Port(np.dtype(port.element_type.to_dtype()), shape)
