@@ -35,8 +35,8 @@ def bi(rgb: Image, scale: int) -> Image:
 def bd_basicvsr(rgb: Image) -> Image:
     """BasicVSR's and BasicVSR++'s BD x4: 12x12 Gaussian of sigma 1.6, replicated edges, centres at 4k + 1.5.
 
-    An even kernel has no centre pixel: MATLAB's imfilter spans five pixels before to six after, and rows and columns
-    2:4:end-2 (from one) are kept, so a low-resolution pixel stands over the centre of its 4x4 block.
+    An even kernel has no centre pixel: MATLAB's imfilter spans five pixels before to six after, and rows and
+    columns 2:4:end-2 (from one) are kept, so a low-resolution pixel stands over the centre of its 4x4 block.
 
     Args:
         rgb: uint8 [H, W, 3], H and W at least 4.

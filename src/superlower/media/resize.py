@@ -13,15 +13,16 @@ Pixels = npt.NDArray[np.float64]
 def imresize(image: npt.NDArray[np.generic], scale: float) -> Pixels:
     """Resample rows, then columns, in double precision and without rounding.
 
-    The kernel is Keys' cubic with a = -0.5; when shrinking it is stretched by 1/scale (antialiasing, so 16 taps
-    for a quarter). Pixels outside the image mirror it, edge pixels repeated.
+    The kernel is Keys' cubic with a = -0.5; when shrinking it is stretched by 1/scale (antialiasing, so 16
+    taps for a quarter). Pixels outside the image mirror it, edge pixels repeated.
 
     Args:
         image: [H, W] or [H, W, C], any real type.
         scale: output pixels per input pixel and side.
 
     Returns:
-        float64 [ceil(scale*H), ceil(scale*W)] or with C; values may overshoot the input's by the cubic's lobes.
+        float64 [ceil(scale*H), ceil(scale*W)] or with C; values may overshoot the input's by the cubic's
+        lobes.
     """
     out = image.astype(np.float64)
     for axis in (0, 1):

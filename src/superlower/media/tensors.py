@@ -28,9 +28,9 @@ _PADDING: dict[Edge, Literal["constant", "edge", "reflect"]] = {
 def to_tensor(rgb: Image, frame: Frame) -> Tensor:
     """One frame as the input stream's element.
 
-    Black and white map to the two ends of `frame.range`. For color "y" the plane is BT.601 luma over 255, not rounded,
-    so that it spans 16/255..235/255 of the range, as the luma models were trained. Padding goes to the bottom and right;
-    with "zeros" it is the number 0, whatever the range.
+    Black and white map to the two ends of `frame.range`. For color "y" the plane is BT.601 luma over 255, not
+    rounded, so that it spans 16/255..235/255 of the range, as the luma models were trained. Padding goes to
+    the bottom and right; with "zeros" it is the number 0, whatever the range.
 
     Args:
         rgb: uint8 or uint16 [H, W, 3], H and W those of the contract before padding.
@@ -57,7 +57,7 @@ def from_tensor(
     source_rgb: Image,
     dtype: type[np.uint8] | type[np.uint16] = np.uint8,
 ) -> Image:
-    """One element of the output stream as pixels: cropped, clamped to black and white, rounded half to even (np.rint).
+    """One element of the output stream as pixels: cropped, clamped, rounded half to even (np.rint).
 
     For color "y" the source's chroma is upscaled with MATLAB's bicubic, then joined to the model's luma.
 

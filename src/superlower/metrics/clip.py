@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import fmean
 
-import numpy as np
-import numpy.typing as npt
-
 from superlower.errors import BadInputError
-from superlower.metrics.psnr import luma, psnr
+from superlower.metrics.psnr import Image, luma, psnr
 from superlower.metrics.ssim import ssim
 
 
@@ -34,8 +31,8 @@ class Quality:
 
 
 def clip_quality(
-    frames: Iterable[npt.NDArray[np.uint8]],
-    references: Iterable[npt.NDArray[np.uint8]],
+    frames: Iterable[Image],
+    references: Iterable[Image],
     *,
     border: int = 0,
     rounded: bool = False,

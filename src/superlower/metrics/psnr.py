@@ -8,9 +8,11 @@ import numpy.typing as npt
 from superlower.errors import BadInputError
 
 Plane = npt.NDArray[np.float64]
+Image = npt.NDArray[np.uint8]
+AnyImage = npt.NDArray[np.generic]
 
 
-def luma(rgb: npt.NDArray[np.uint8], *, rounded: bool = False) -> Plane:
+def luma(rgb: Image, *, rounded: bool = False) -> Plane:
     """BT.601 luma (65.481 R + 128.553 G + 24.966 B) / 255 + 16 (MATLAB's rgb2ycbcr).
 
     Args:
@@ -21,13 +23,19 @@ def luma(rgb: npt.NDArray[np.uint8], *, rounded: bool = False) -> Plane:
         float64 [H, W] in 16..235.
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise BadInputError(f"a frame must be uint8 [H, W, 3] to be compared, not {rgb.dtype} {list(rgb.shape)}")
+        raise BadInputError(
+            f"a frame must be uint8 [H, W, 3] to be compared, not {rgb.dtype} {list(rgb.shape)}"
+        )
     y: Plane = rgb @ np.array([65.481, 128.553, 24.966]) / 255 + 16
     return np.floor(y + 0.5) if rounded else y
 
 
 def psnr(
-    image: npt.NDArray[np.generic], reference: npt.NDArray[np.generic], *, border: int = 0, peak: float = 255.0
+    image: AnyImage,
+    reference: AnyImage,
+    *,
+    border: int = 0,
+    peak: float = 255.0,
 ) -> float:
     """10 log10(peak^2 / mean squared error), in dB; infinity for identical images.
 
@@ -41,18 +49,18 @@ def psnr(
     return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
 
 
-def psnr_y(
-    rgb: npt.NDArray[np.uint8], reference: npt.NDArray[np.uint8], *, border: int = 0, rounded: bool = False
-) -> float:
+def psnr_y(rgb: Image, reference: Image, *, border: int = 0, rounded: bool = False) -> float:
     """PSNR in dB of the luma of two uint8 [H, W, 3] frames, peak 255."""
     return psnr(luma(rgb, rounded=rounded), luma(reference, rounded=rounded), border=border)
 
 
-def cropped(image: npt.NDArray[np.generic], reference: npt.NDArray[np.generic], border: int) -> tuple[Plane, Plane]:
+def cropped(image: AnyImage, reference: AnyImage, border: int) -> tuple[Plane, Plane]:
     """Both images in double, without `border` pixels at each edge."""
     if image.shape != reference.shape:
         raise BadInputError(f"can't compare {list(image.shape)} with {list(reference.shape)}: sizes differ")
     if border < 0 or 2 * border >= min(image.shape[:2]):
-        raise BadInputError(f"a border of {border} leaves nothing of {image.shape[0]}x{image.shape[1]} pixels")
+        raise BadInputError(
+            f"a border of {border} leaves nothing of {image.shape[0]}x{image.shape[1]} pixels"
+        )
     inner = slice(border, -border or None)
     return image[inner, inner].astype(np.float64), reference[inner, inner].astype(np.float64)

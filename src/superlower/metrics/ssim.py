@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from superlower.errors import BadInputError
-from superlower.metrics.psnr import Plane, cropped, luma
+from superlower.metrics.psnr import AnyImage, Image, Plane, cropped, luma
 
 _TAPS = 11
 _SIGMA = 1.5
@@ -14,7 +13,11 @@ _K1, _K2 = 0.01, 0.03
 
 
 def ssim(
-    image: npt.NDArray[np.generic], reference: npt.NDArray[np.generic], *, border: int = 0, peak: float = 255.0
+    image: AnyImage,
+    reference: AnyImage,
+    *,
+    border: int = 0,
+    peak: float = 255.0,
 ) -> float:
     """Mean structural similarity; 1 for identical images.
 
@@ -40,9 +43,7 @@ def ssim(
     return float(np.mean(luminance * structure))
 
 
-def ssim_y(
-    rgb: npt.NDArray[np.uint8], reference: npt.NDArray[np.uint8], *, border: int = 0, rounded: bool = False
-) -> float:
+def ssim_y(rgb: Image, reference: Image, *, border: int = 0, rounded: bool = False) -> float:
     """SSIM of the luma of two uint8 [H, W, 3] frames."""
     return ssim(luma(rgb, rounded=rounded), luma(reference, rounded=rounded), border=border)
 
