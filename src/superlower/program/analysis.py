@@ -84,6 +84,11 @@ def analyze(program: Program) -> Facts:
     return Facts(streams, ahead[program.output], batchable, _independent(program))
 
 
+def latency(program: Program) -> int | None:
+    """Frames after t that must have arrived before output t can be given; None for the whole clip."""
+    return _look_ahead(program)[program.output]
+
+
 def peak_bytes(program: Program, frames: int, height: int, width: int, in_flight: int = 1) -> int:
     """Peak stream memory of a whole clip in bytes, for a low-resolution frame of `height` x `width`."""
     resized = msgspec.structs.replace(program.frame, height=height, width=width)
@@ -123,12 +128,19 @@ def _look_ahead(program: Program) -> dict[str, int | None]:
     """By stream: with how many frames beyond t known an element can no longer change.
 
     Seen by unrolling: over a clip cut at `end`, the elements that a longer clip would change are the last few
-    before `end`, or, for a stream that depends on the whole clip, nearly all.
+    before `end`, or, for a stream that depends on the whole clip, nearly all. Short clips count too: a
+    reflected first frame reads ahead where no later one does.
     """
+    return dict(_look_ahead_of(msgspec.json.encode(program)))
+
+
+@lru_cache(maxsize=32)
+def _look_ahead_of(program_json: bytes) -> dict[str, int | None]:
+    program = msgspec.json.decode(program_json, type=Program)
     reach = horizon(program)
     period = lcm(*(m for e in program.equations for m in when.moduli(e.when)), 1)
     ahead: dict[str, int | None] = dict.fromkeys(program.streams, 0)
-    for end in range(3 * reach, 3 * reach + min(period, reach)):
+    for end in range(1, 3 * reach + min(period, reach)):
         now, later = Unrolled(program, end), Unrolled(program, end + reach)
         calls = now.order([Element(program.output, t) for t in range(end)])
         longer = later.order([Element(program.output, t) for t in range(later.frames)])

@@ -64,7 +64,7 @@ class Runner:
         self._engines = {e.name: engines[e.graph] for e in program.equations}
         self._in_flight = in_flight
         self._inside: dict[str, Element] = {}
-        self._latency = analysis.analyze(program).latency
+        self._latency = analysis.latency(program)
         self._alive: dict[Element, Array] = {}
         self._zeros: dict[tuple[tuple[int, ...], str], Array] = {}
 
