@@ -1,9 +1,9 @@
 """Default CPU schedules: what keeps an untuned build within a small factor of a tuned one.
 
-TVM's LLVM path compiles the loops as they are written, so an untuned convolution runs on one core, one element
-at a time. The rules here are the textbook ones (Goto and van de Geijn, "Anatomy of High-Performance Matrix
-Multiplication", section 4): keep a tile of the output in vector registers across the whole reduction, and give
-each core its own tiles.
+TVM's LLVM path compiles the loops as they are written, so an untuned convolution runs on one core, one
+element at a time. The rules here are the textbook ones (Goto and van de Geijn, "Anatomy of High-Performance
+Matrix Multiplication", section 4): keep a tile of the output in vector registers across the whole reduction,
+and give each core its own tiles.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Registers:
 
 
 def registers(features: frozenset[str]) -> Registers:
-    """What the LLVM features of an x86 or Arm CPU offer: 32 registers of 512 bits, or 16 of 256, or 32 of 128."""
+    """What a CPU of these LLVM features has: 32 registers of 512 bits, 16 of 256, or at least 16 of 128."""
     if "avx512f" in features:
         return Registers(lanes=16, accumulators=24)
     if "avx" in features:
@@ -40,7 +40,7 @@ def registers(features: frozenset[str]) -> Registers:
 
 def schedule_module(mod: Any, vectors: Registers) -> Any:
     """Schedule every primitive function of an IRModule; one whose form isn't understood stays as it is."""
-    from tvm import s_tir, tirx
+    from tvm import tirx
 
     scheduled = {}
     for name, function in mod.functions_items():
@@ -50,7 +50,6 @@ def schedule_module(mod: Any, vectors: Registers) -> Any:
                 scheduled[name] = result
     for name, function in scheduled.items():
         mod[name] = function
-    del s_tir
     return mod
 
 
@@ -112,7 +111,7 @@ def _is_plain(schedule: Any, block: Any) -> bool:
 
 
 def _inline(schedule: Any, blocks: list[Any]) -> list[Any]:
-    """Compute element-wise blocks inside their only reader, unless it is a reduction, which would repeat them."""
+    """Compute element-wise blocks inside their only reader, but in no reduction, which would repeat them."""
     from tvm.s_tir.schedule import ScheduleError
 
     kept = []
@@ -129,7 +128,7 @@ def _inline(schedule: Any, blocks: list[Any]) -> list[Any]:
 
 
 def _epilogue(schedule: Any, block: Any) -> Any | None:
-    """The only reader of a reduction, where it reads exactly the element it writes (bias, activation, residual)."""
+    """The only reader of a reduction, if it reads just the element it writes (bias, activation, residual)."""
     consumers = schedule.get_consumers(block)
     if len(consumers) != 1 or _is_reduction(schedule, consumers[0]):
         return None
@@ -182,7 +181,7 @@ def _tile(schedule: Any, block: Any, epilogue: Any, vectors: Registers) -> None:
 
 
 def _reuse_axis(schedule: Any, block: Any, spatial: int) -> int | None:
-    """The spatial axis, other than the last, that some operand doesn't depend on: loaded once, used per row."""
+    """The spatial axis but the last that an operand doesn't depend on: it is loaded once for all rows."""
     from tvm.tirx.analysis import undefined_vars
 
     body = schedule.get(block)
@@ -194,22 +193,22 @@ def _reuse_axis(schedule: Any, block: Any, spatial: int) -> int | None:
 
 
 def _tile_sizes(rows: int, columns: int, vectors: Registers) -> tuple[int, int, int]:
-    """(rows, vectors per row, lanes): exact divisors, so that no tile needs a guard, least loads per product."""
-    lanes = max((n for n in range(1, vectors.lanes + 1) if columns % n == 0), key=lambda n: (n & (n - 1) == 0, n))
-    if lanes < vectors.lanes // 2:
-        lanes = max(n for n in range(1, vectors.lanes + 1) if columns % n == 0)
+    """(rows, vectors per row, lanes) of a tile: exact divisors, so that no tile needs a guard.
 
-    def divisors(n: int, most: int) -> list[int]:
-        return [d for d in range(1, min(n, most) + 1) if n % d == 0]
-
-    budget = vectors.accumulators
+    Lanes fill a register as far as possible, powers of two first; then rows and vectors are those with the
+    fewest loads per product (1/rows + 1/vectors) that the registers hold.
+    """
+    lanes = max(_divisors(columns, vectors.lanes), key=lambda n: n if n & (n - 1) == 0 else n / 2)
     tiles = [
-        (r, c)
-        for r, c in product(divisors(rows, 8), divisors(columns // lanes, 8))
-        if r * c <= budget
+        (r, v)
+        for r, v in product(_divisors(rows, 8), _divisors(columns // lanes, 8))
+        if r * v <= vectors.accumulators
     ]
-    best = min(tiles, key=lambda t: (1 / t[0] + 1 / t[1], -t[0]))
-    return *best, lanes
+    return *min(tiles, key=lambda tile: (1 / tile[0] + 1 / tile[1], -tile[0])), lanes
+
+
+def _divisors(number: int, most: int) -> list[int]:
+    return [d for d in range(1, min(number, most) + 1) if number % d == 0]
 
 
 def _parallel(schedule: Any, block: Any) -> None:

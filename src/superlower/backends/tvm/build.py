@@ -1,0 +1,180 @@
+"""The child side of TVM builds: everything here runs in a process of its own, with TVM's compiler loaded.
+
+ONNX -> Relax -> fused primitive functions -> scheduled -> shared library
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from superlower.backends import probe, sdk
+from superlower.backends.base import NodeSupport
+from superlower.backends.tvm import supported
+from superlower.backends.tvm.engine import IO, LIBRARY, Io, Tensor
+from superlower.errors import BadInputError, UnsupportedOperatorError
+from superlower.ir import infer_shapes, io_shapes, load, serialize
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parent asks for.
+
+    Attributes:
+        model: path of the legalized graph.
+        target: TVM's target dictionary.
+        opt_level: TVM's pass context level.
+    """
+
+    model: str
+    target: dict[str, str | int]
+    opt_level: int = 3
+
+
+def build(request: dict[str, object], workdir: Path) -> dict[str, object]:
+    """Compile a graph to `workdir`/engine.so; returns the facts about the build.
+
+    Raises:
+        UnsupportedOperatorError: TVM's importer refuses a node.
+        MissingSdkError: a CUDA target and no CUDA compiler.
+        BuildFailedError: the CUDA compiler failed.
+    """
+    asked = msgspec.convert(request, Request)
+    facts: dict[str, object] = {"opt_level": asked.opt_level, "tuned": "no"}
+    cuda = asked.target.get("kind") == "cuda"
+    if cuda:
+        # Before TVM is imported: it binds its CUDA runtime then or never.
+        from superlower.backends.tvm import cuda as toolchain
+
+        arch = str(asked.target.get("arch", ""))
+        compiler = toolchain.find_compiler(arch, workdir)
+        stand_in = toolchain.provide_driver(workdir)
+        facts |= {"compiler": compiler.name, "arch": arch, "holds": compiler.holds}
+        facts |= {"driver": stand_in} if stand_in else {}
+    model = load(Path(asked.model))
+    module = _imported(model)
+    if cuda:
+        _use_compiler(compiler.compile)
+        facts |= _build_cuda(module, asked, workdir)
+    else:
+        facts |= _build_cpu(module, asked, workdir)
+    (workdir / IO).write_bytes(msgspec.json.encode(_io(model)))
+    return facts
+
+
+def coverage(request: dict[str, object], workdir: Path) -> dict[str, object]:
+    """How TVM's importer serves each node of a graph; the passes named are tried where it refuses one."""
+    from superlower.backends.tvm.backend import Tvm
+    from superlower.targets.base import Precision, Target
+
+    target = msgspec.convert(request["target"], Target)
+    passes = Tvm().legalize(target, Precision(str(request["precision"])))
+    found = probe.coverage(load(Path(str(request["model"]))), _ask, passes)
+    return {"nodes": msgspec.to_builtins(found)}
+
+
+def covered(result: Mapping[str, object]) -> list[NodeSupport]:
+    """The parent's side of `coverage`."""
+    return msgspec.convert(result["nodes"], list[NodeSupport])
+
+
+def _ask(model: Any) -> str | None:
+    if (reason := supported.refused(model)) is not None:
+        # The probe names the node itself.
+        return reason.partition("': ")[2]
+    try:
+        _import(model)
+    except Exception as error:
+        return sdk.first_line(error)
+    return None
+
+
+def _import(model: Any) -> Any:
+    import onnx
+    from tvm.relax.frontend.onnx import from_onnx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return from_onnx(onnx.load_from_string(serialize(model)), sanitize_input_names=False)
+
+
+def _imported(model: Any) -> Any:
+    """The graph as an IRModule with the standard simplifications for inference."""
+    import tvm
+    from tvm import relax
+
+    try:
+        module = _import(model)
+    except Exception as error:
+        refusal = probe.refusal(probe.probe_nodes(infer_shapes(model), _ask))
+        raise UnsupportedOperatorError(f"tvm: {refusal or sdk.first_line(error)}") from error
+    from superlower.backends.tvm.precision import accumulate_in_float32
+
+    prepare = [relax.transform.DecomposeOpsForInference(), relax.transform.CanonicalizeBindings()]
+    return accumulate_in_float32(tvm.ir.transform.Sequential(prepare)(module))
+
+
+def _build_cpu(module: Any, asked: Request, workdir: Path) -> dict[str, object]:
+    import tvm
+    from tvm import relax
+    from tvm.target import codegen
+
+    from superlower.backends.tvm.schedule import registers, schedule_module
+
+    attributes: dict[str, Any] = dict(asked.target)
+    features = frozenset(codegen.llvm_get_cpu_features(tvm.target.Target(attributes)))
+    if "avx512f" in features:
+        # LLVM would split the schedules' 512-bit tiles in two on the processors it tunes for 256 bits.
+        attributes["mattr"] = ["-prefer-256-bit"]
+    target = tvm.target.Target(attributes)
+    with target, tvm.transform.PassContext(opt_level=asked.opt_level):
+        module = relax.get_pipeline("zero")(module)
+        module = schedule_module(module, registers(features))
+        tvm.compile(module, target).export_library(str(workdir / LIBRARY))
+    needs = " ".join(sorted(features & CHECKED_FEATURES))
+    return {"mcpu": str(asked.target.get("mcpu", "generic")), "cpu_features": needs}
+
+
+CHECKED_FEATURES = frozenset({"avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"})
+"""Features that LLVM and /proc/cpuinfo call by one name; an engine crashes on a processor without its own."""
+
+
+def _use_compiler(compile_source: Any) -> None:
+    import tvm_ffi
+
+    def callback(code: str) -> bytearray:
+        return bytearray(compile_source(code))
+
+    tvm_ffi.register_global_func("tvm_callback_cuda_compile", callback, override=True)
+
+
+def _build_cuda(module: Any, asked: Request, workdir: Path) -> dict[str, object]:
+    import tvm
+
+    target = tvm.target.Target(dict(asked.target), host={"kind": "llvm"})
+    with target, tvm.transform.PassContext(opt_level=asked.opt_level):
+        executable = tvm.compile(module, target)
+    kernels = [m for m in _modules(executable.mod) if m.kind == "cuda"]
+    if not kernels:
+        raise BadInputError("TVM made no CUDA module: the graph has nothing to compute")
+    executable.export_library(str(workdir / LIBRARY))
+    return {"cuda_modules": len(kernels)}
+
+
+def _modules(module: Any) -> list[Any]:
+    return [module, *(inner for child in module.imports for inner in _modules(child))]
+
+
+def _io(model: Any) -> Io:
+    ins, outs = io_shapes(model)
+    for name, shape in ins.items():
+        if min(shape, default=1) < 1:
+            raise BadInputError(f"tvm builds for fixed sizes: input '{name}' has shape {list(shape)}")
+    types = {value.name: str(value.dtype.numpy()) for value in model.graph.inputs}
+    return Io(
+        inputs=tuple(Tensor(name=n, dtype=types[n], shape=s) for n, s in ins.items()),
+        outputs=tuple(outs),
+    )

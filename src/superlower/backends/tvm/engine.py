@@ -1,0 +1,154 @@
+"""A compiled TVM module as a session."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from superlower.backends.base import Feeds, Outputs
+from superlower.backends.session import PooledSession, Port
+from superlower.errors import BadInputError, MissingSdkError
+
+LIBRARY, IO = "engine.so", "engine.json"
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True):
+    """An input of an engine."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Io(msgspec.Struct, frozen=True, kw_only=True):
+    """Names in the order TVM's `main` takes and returns them: Relax knows positions only."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...]
+
+
+def import_runtime() -> Any:
+    """TVM with its runtime alone, unless this process has the compiler loaded already."""
+    if "tvm" not in sys.modules:
+        before = os.environ.get("TVM_USE_RUNTIME_LIB")
+        os.environ["TVM_USE_RUNTIME_LIB"] = "1"
+        try:
+            import tvm
+        finally:
+            # A build's subprocess inherits the environment, and needs the compiler.
+            _restore("TVM_USE_RUNTIME_LIB", before)
+    import tvm
+    import tvm.runtime.vm
+
+    return tvm
+
+
+def open_session(
+    folder: Path, library: str, io: str, *, cuda: bool, threads: int, runners: int
+) -> PooledSession:
+    """Load a library and its virtual machines.
+
+    Args:
+        threads: CPU threads of each runner.
+        runners: calls that may be in flight.
+
+    Raises:
+        BadInputError: files that are absent or that this TVM can't read.
+        MissingSdkError: TVM's runtime or the device isn't here.
+    """
+    path = folder / library
+    try:
+        ports = msgspec.json.decode((folder / io).read_bytes(), type=Io)
+    except (OSError, msgspec.DecodeError) as error:
+        raise BadInputError(f"{folder / io} can't be read ({error}): compile the model again") from error
+    if not path.is_file():
+        raise BadInputError(f"no such engine: {path}; compile the model again")
+    try:
+        tvm = import_runtime()
+    except (ImportError, OSError) as error:
+        raise MissingSdkError(
+            f"TVM's runtime can't be loaded ({error}): pip install 'superlower[tvm]'"
+        ) from error
+    device = tvm.cuda(0) if cuda else tvm.cpu()
+    if cuda and not device.exist:
+        raise MissingSdkError("the engine is for an NVIDIA GPU, and TVM finds none here: check nvidia-smi")
+    try:
+        module = tvm.runtime.load_module(str(path.resolve()))
+        machines = [tvm.runtime.vm.VirtualMachine(module, device) for _ in range(runners)]
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise BadInputError(f"{path} isn't an engine this TVM can read: {reason}") from error
+    inputs = {port.name: Port(np.dtype(port.dtype), port.shape) for port in ports.inputs}
+    return PooledSession(inputs, [_runner(tvm, vm, device, ports, threads) for vm in machines])
+
+
+def _runner(tvm: Any, vm: Any, device: Any, io: Io, threads: int) -> Callable[[Feeds], Outputs]:
+    main = vm["main"]
+    order = [port.name for port in io.inputs]
+
+    def run(feeds: Feeds) -> Outputs:
+        _use_threads(tvm, threads)
+        given = [tvm.runtime.tensor(np.ascontiguousarray(feeds[name]), device) for name in order]
+        result = main(*given)
+        found: Sequence[Any] = [result] if len(io.outputs) == 1 else list(result)
+        # numpy() copies: the virtual machine takes its memory back for the next run.
+        return dict(zip(io.outputs, (tensor.numpy() for tensor in found), strict=True))
+
+    return run
+
+
+_configured = threading.local()
+_environment = threading.Lock()
+
+
+def _use_threads(tvm: Any, threads: int) -> None:
+    """Size the calling thread's own pool of TVM workers.
+
+    TVM keeps one pool per calling thread. Its default is half the logical processors, its size is fixed by
+    TVM_NUM_THREADS at the first use, and it pins workers to processors, which starves engines side by side.
+    """
+    if getattr(_configured, "threads", None) == threads:
+        return
+    with _environment:
+        before = {name: os.environ.get(name) for name in ("TVM_NUM_THREADS", "TVM_BIND_THREADS")}
+        os.environ |= {"TVM_NUM_THREADS": str(threads), "TVM_BIND_THREADS": "0"}
+        try:
+            tvm.get_global_func("runtime.config_threadpool")(1, threads)
+        finally:
+            for name, value in before.items():
+                _restore(name, value)
+    _configured.threads = threads
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def nvidia_gpus() -> list[int] | str:
+    """Compute capabilities (86 for 8.6) of this machine's NVIDIA GPUs, or why there are none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver on this machine (libcuda.so.1 not found)"
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return "the NVIDIA driver finds no GPU on this machine"
+    found = []
+    for device in range(count.value):
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        # 75 and 76: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+        driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+        driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+        found.append(10 * major.value + minor.value)
+    return found

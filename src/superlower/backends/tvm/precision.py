@@ -1,0 +1,38 @@
+"""Half-precision graphs: products are summed in float32, as tensor cores and other SDKs do.
+
+    conv2d(x: float16, w: float16) -> float16
+    astype(conv2d(x, w, out_dtype=float32), float16)
+
+TVM's importer leaves the sum in the operands' type; over the 576 products of a 3x3 convolution of 64 channels
+a float16 sum loses up to 576 * 2^-11 of its size.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+SUMMING = ("nn.conv1d", "nn.conv2d", "nn.conv3d", "nn.conv1d_transpose", "nn.conv2d_transpose", "matmul")
+
+
+def accumulate_in_float32(module: Any) -> Any:
+    """Rewrite every sum of float16 products in an IRModule's Relax functions."""
+    from tvm import relax
+    from tvm.relax.expr_functor import PyExprMutator, mutator
+
+    @mutator
+    class Widen(PyExprMutator):  # type: ignore[misc]
+        def visit_call_(self, call: Any) -> Any:
+            call = super().visit_call_(call)
+            kind = str(getattr(call.op, "name", "")).removeprefix("relax.")
+            if kind not in SUMMING or any(str(operand.ty.dtype) != "float16" for operand in call.args):
+                return call
+            attributes = {name: call.attrs[name] for name in call.attrs.keys()}  # noqa: SIM118
+            wide = attrgetter(kind)(relax.op)(*call.args, **{**attributes, "out_dtype": "float32"})
+            return relax.op.astype(self.builder_.normalize(wide), "float16")
+
+    widen = Widen(module)
+    for name, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            widen.builder_.update_func(name, widen.visit_expr(function))
+    return widen.builder_.get()
