@@ -6,10 +6,12 @@ import hashlib
 from pathlib import Path
 
 import onnx_ir as ir
+from onnxscript import optimizer
 
 from superlower.errors import BadInputError
 from superlower.frontends.contract import frame_contract, shape_text, stream_sizes
-from superlower.ir import OPSET, infer_shapes, io_shapes
+from superlower.frontends.opset import convert_opset
+from superlower.ir import infer_shapes, io_shapes
 from superlower.ir import load as load_onnx
 from superlower.program import files
 from superlower.program.model import Edge, Equation, Program, Stream, TemporalModel
@@ -20,8 +22,8 @@ _HINT = "for a model with states or neighbouring frames, write a program.json (d
 def load(path: Path, *, height: int | None = None, width: int | None = None) -> TemporalModel:
     """A program folder as it is, or a lone .onnx as a one-equation program.
 
-    A lone file takes one float32 frame, [1, 3, H, W] RGB or [1, 1, H, W] luma in 0..1, and makes one frame
-    of as many channels, larger by a whole factor. Batch, height and width may be dynamic; they are made static.
+    A lone file takes one float32 frame, [1, 3, H, W] RGB or [1, 1, H, W] luma in 0..1, and makes one of as
+    many channels, larger by a whole factor. Batch, height and width may be dynamic: they are made static.
 
     Args:
         path: a folder with program.json and graphs/, or an ONNX file.
@@ -39,7 +41,7 @@ def load(path: Path, *, height: int | None = None, width: int | None = None) -> 
 
 
 def _lone(path: Path, height: int | None, width: int | None) -> TemporalModel:
-    graph = _convert_opset(load_onnx(path), path)
+    graph = convert_opset(load_onnx(path), str(path))
     frame_in, frame_out = _signature(graph, path)
     graph = _make_static(graph, frame_in, path, height, width)
     inputs, outputs = io_shapes(graph)
@@ -93,29 +95,6 @@ def _signature(model: ir.Model, path: Path) -> tuple[str, str]:
     return str(inputs[0].name), str(model.graph.outputs[0].name)
 
 
-def _convert_opset(model: ir.Model, path: Path) -> ir.Model:
-    """The graph at the opset that all passes and backends work in."""
-    found = model.opset_imports.get("")
-    if found is None or found == OPSET:
-        return model
-    from onnxscript import version_converter
-
-    try:
-        version_converter.convert_version(model, OPSET, fallback=True)
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInputError(_opset_message(path, found, lines[0])) from error
-    if model.opset_imports.get("") != OPSET:
-        raise BadInputError(_opset_message(path, found, "an operator has no conversion"))
-    return model
-
-
-def _opset_message(path: Path, found: int, reason: str) -> str:
-    return (
-        f"{path} is of opset {found} and can't be converted to {OPSET}: {reason}; export it at opset {OPSET}"
-    )
-
-
 def _make_static(model: ir.Model, name: str, path: Path, height: int | None, width: int | None) -> ir.Model:
     value = next(v for v in model.graph.inputs if v.name == name)
     batch, channels, own_height, own_width = io_shapes(model)[0][name]
@@ -126,8 +105,11 @@ def _make_static(model: ir.Model, name: str, path: Path, height: int | None, wid
     if None in sides:
         raise BadInputError(f"{path} takes frames of any size: say which height and width to build for")
     value.shape = ir.Shape([1 if batch < 0 else batch, channels, *(int(side or 0) for side in sides)])
-    if min(own_height, own_width, batch) < 0:
-        _forget_shapes(model)
+    if min(own_height, own_width, batch) > 0:
+        return infer_shapes(model)
+    _forget_shapes(model)
+    # Shape arithmetic has become constant: folded, it lets shapes through that inference alone leaves open.
+    optimizer.fold_constants(model)
     return infer_shapes(model)
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from superlower.errors import BadInputError, UnsupportedOperatorError
+from superlower.frontends.quiet import quiet
 from superlower.ir import IR_VERSION, OPSET
 
 if TYPE_CHECKING:
@@ -48,7 +45,7 @@ def export_module(
     module = module.eval()
     # Clones, since torch.export makes one graph input of a tensor that is passed twice.
     examples = tuple(tensor.clone() for tensor in inputs.values())
-    with _silence(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 module,
@@ -131,22 +128,3 @@ def _rename(initializer: ir.Value, name: str) -> None:
     if graph is None or not name or name == initializer.name or name in graph.initializers:
         return
     initializer.name = name
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """The exporter's progress lines, warnings and log records are for its own developers."""
-    loggers: list[Any] = [
-        logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")
-    ]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
