@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from superlower.ir import IR_VERSION, OPSET
+from superlower.targets.base import Precision, Target
 
 Array = NDArray[np.generic]
 
@@ -140,3 +142,26 @@ def make_warp_step() -> Callable[..., ir.Model]:
 def make_warp_step_inputs() -> Callable[..., dict[str, Array]]:
     """`warp_step_inputs` itself."""
     return warp_step_inputs
+
+
+@pytest.fixture
+def cpu_target() -> Target:
+    """A CPU that every backend of the catalog's CPUs serves, at any precision."""
+    return Target(
+        name="test-cpu",
+        title="Any CPU",
+        kind="cpu",
+        architecture="x86-64",
+        precisions=(Precision.FP32, Precision.BF16, Precision.INT8),
+        backends={"onnxruntime": "", "openvino": "", "tvm": ""},
+        unserved={"tensorrt-rtx": "TensorRT-RTX compiles for NVIDIA GPUs only"},
+        tvm={"kind": "llvm"},
+    )
+
+
+@pytest.fixture
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own, where the logs of its failed builds go."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
