@@ -1,0 +1,291 @@
+"""TensorRT for RTX: engines for GeForce RTX 20 to 50, built without a GPU.
+
+Plans are built for every architecture, and their layers read from the log. Loading is exercised up to the
+driver: deserializing a plan, its execution contexts and what they compute were never run, for want of a GPU.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, cast
+
+import msgspec
+import onnx_ir as ir
+
+from superlower.backends import probe
+from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Support
+from superlower.backends.process import LOG, build_in_subprocess
+from superlower.backends.sdk import absent, require, require_own, require_served, unserved, version
+from superlower.backends.tensorrt import builder, probes
+from superlower.backends.tensorrt.cuda import Context, Driver
+from superlower.backends.tensorrt.network import Sdk, name_nodes
+from superlower.backends.tensorrt.rtx_rules import ARCHITECTURES, BUILD_ONLY, REFUSED, RULES, SINCE, WHY_NOT
+from superlower.backends.tensorrt.rtx_runtime import RtxContexts, kernel_cache
+from superlower.backends.tensorrt.rules import breaches
+from superlower.backends.tensorrt.session import EngineSession
+from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError, unknown_name
+from superlower.ir import clone, infer_shapes, io_shapes, save
+from superlower.passes.base import Pass
+from superlower.targets.base import Precision, Target
+
+SDK = "tensorrt_rtx"
+TABLE = "from a table: the SDK is not installed"
+
+_SETTINGS: Mapping[str, frozenset[str]] = {
+    "tf32": frozenset({"on", "off"}),
+    "int8_as_float": frozenset({"allow", "refuse"}),
+    "optimization_level": frozenset("012345"),
+    "cuda_graph": frozenset({"on", "off"}),
+    "lanes": frozenset("12345678"),
+}
+_AT_LOAD = ("cuda_graph", "lanes")
+
+
+class TensorRtRtx:
+    """NVIDIA's compiler for RTX cards: plans for SM75 to SM121, kernels compiled on the card at load.
+
+    `settings`:
+        tf32: "on" lets float32 convolutions round their operands to TF32 (10 bits); default "off".
+        int8_as_float: "allow" builds quantized graphs for Turing, where they run as FP32; default "refuse".
+        optimization_level: 0 to 5; default the SDK's.
+        cuda_graph: "on" captures the engine as one CUDA graph at load; default "off".
+        lanes: calls in flight; default 2 in throughput mode, else 1.
+    """
+
+    name: ClassVar[str] = "tensorrt-rtx"
+    title: ClassVar[str] = "TensorRT for RTX"
+
+    def missing(self) -> str | None:
+        """Why it can't build here, with the install command; None if it can."""
+        return absent(SDK, "superlower[tensorrt-rtx]")
+
+    def versions(self) -> dict[str, str]:
+        """Version of TensorRT-RTX, from whichever of its distributions is installed."""
+        if self.missing() is not None:
+            return {}
+        return {"tensorrt-rtx": version("tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "tensorrt-rtx")}
+
+    def serves(self, target: Target, precision: Precision) -> str | None:
+        """RTX cards from Turing on, and builds for A100; BF16 and INT8 from SM80, FP8 from SM89."""
+        sm = target.compute_capability or 0
+        known = ", ".join(str(number) for number in ARCHITECTURES)
+        reason = "" if sm in ARCHITECTURES else f"it builds for SM {known}, and {target.name} is SM{sm}"
+        kinds = {"nvidia-gpu": reason, "cpu": "it compiles for NVIDIA GPUs only"}
+        kinds["intel-gpu"] = kinds["cpu"]
+        precisions = {p: WHY_NOT[p] if sm < SINCE.get(p, 0) else "" for p in Precision}
+        return unserved(self.name, target, precision, kinds=kinds, precisions=precisions)
+
+    def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
+        """Asks parser and compiler: of the whole graph, and of each node alone if that fails.
+
+        Where the SDK isn't installed, a table of known refusals and the hardware rules answer, and say so.
+        A target or precision that isn't served leaves every node unsupported.
+        """
+        reason = self.serves(target, precision)
+        if reason is not None:
+            return [NodeSupport(n.node, n.op, Support.UNSUPPORTED, reason) for n in probe.native(model)]
+        if self.missing() is not None:
+            return _from_table(infer_shapes(model), target, precision)
+        question = probes.Question(
+            backend=f"{__name__}:{type(self).__name__}",
+            rules="superlower.backends.tensorrt.rtx_rules:RULES",
+            sdk=SDK,
+            target=target,
+            precision=precision,
+            capability=_capability(target),
+        )
+        with tempfile.TemporaryDirectory(prefix="superlower-") as folder:
+            return probes.ask_coverage(model, question, Path(folder), title=self.name, timeout_s=600)
+
+    def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
+        """GridSample's modes as every parser reads them; for FP16 and BF16 the graph's types.
+
+        A sampling grid has the type of what it samples, so warps become fp32 islands, whose casts the
+        compiler fuses into the sampling kernel.
+        """
+        from superlower.passes.convert_precision import ConvertPrecision
+        from superlower.passes.guard_grid_sample import GuardGridSample
+
+        if precision in (Precision.FP16, Precision.BF16):
+            return (GuardGridSample(), ConvertPrecision(precision))
+        return (GuardGridSample(),)
+
+    def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
+        """Build a plan for the target's architecture, in a process of its own.
+
+        Leaves engine.plan, layers.json (the fused layers) and build.log in `workdir`.
+
+        Raises:
+            MissingSdkError: the SDK isn't installed.
+            BadInputError: a target, precision, setting or symbolic size it doesn't take.
+            UnsupportedOperatorError: nodes the parser or the architecture refuses; they are named.
+            BuildFailedError: the SDK built nothing, crashed or ran past the time limit.
+        """
+        require(self)
+        settings = _checked(options.settings)
+        as_float = settings.get("int8_as_float") == "allow"
+        forced = as_float and options.precision is Precision.INT8
+        require_served(self, target, Precision.FP32 if forced else options.precision)
+        if options.stateful:
+            raise BadInputError(f"{self.name} keeps no hidden states in its engines: leave them to the host")
+        named = clone(model)
+        name_nodes(named)
+        _check_sizes(named)
+        _check_rules(infer_shapes(named), target, as_float=as_float)
+        workdir.mkdir(parents=True, exist_ok=True)
+        save(named, workdir / builder.MODEL)
+        request = builder.Request(
+            sdk=SDK,
+            title=self.title,
+            capability=_capability(target),
+            tf32=settings.get("tf32") == "on",
+            memory_bytes=options.memory_bytes,
+            optimization_level=int(settings.get("optimization_level", -1)),
+        )
+        began = time.monotonic()
+        try:
+            facts = build_in_subprocess(
+                f"{builder.__name__}:build",
+                cast(dict[str, object], msgspec.to_builtins(request)),
+                workdir,
+                backend=self.name,
+                timeout_s=options.timeout_s,
+            )
+        finally:
+            for left in (builder.MODEL, probes.JOURNAL):
+                (workdir / left).unlink(missing_ok=True)
+        return Artifact(
+            backend=self.name,
+            target=target.name,
+            precision=options.precision,
+            files={"engine": builder.PLAN, "layers": builder.LAYERS, "log": LOG},
+            sdk=self.versions(),
+            threads=options.threads,
+            mode=options.mode,
+            build_s=time.monotonic() - began,
+            facts={
+                "sm": target.compute_capability or 0,
+                "tf32": settings.get("tf32", "off"),
+                **msgspec.convert(facts, dict[str, str | int]),
+            },
+            settings={key: settings[key] for key in _AT_LOAD if key in settings},
+        )
+
+    def runnable(self, target: Target) -> str | None:
+        """Needs the SDK, an NVIDIA driver and a GPU of the target's architecture."""
+        if (reason := self.missing() or self.serves(target, Precision.FP32)) is not None:
+            return reason
+        sm = target.compute_capability or 0
+        if sm in BUILD_ONLY:
+            return f"{self.title} builds for SM{sm}, but NVIDIA doesn't support running it there"
+        try:
+            Driver().device_of(sm)
+        except MissingSdkError as error:
+            return str(error)
+        return None
+
+    def load(self, artifact: Artifact, folder: Path) -> EngineSession:
+        """Deserialize a plan on the first GPU of its architecture and make its execution contexts.
+
+        Raises:
+            MissingSdkError: no SDK, no driver, no such GPU, or not enough memory on it.
+            BadInputError: no plan there, or none this SDK version reads.
+        """
+        require(self)
+        require_own(self, artifact)
+        path = folder / artifact.files.get("engine", builder.PLAN)
+        if not path.is_file():
+            raise BadInputError(f"no such engine: {path}; compile it again")
+        sm = int(artifact.facts["sm"])
+        driver = Driver()
+        device = Context(driver, driver.device_of(sm))
+        try:
+            device.enter()
+            plan = path.read_bytes()
+            sdk = _runtime()
+            sdk.clear()
+            # The runtime must outlive its engines: `_runtime` keeps it for the process.
+            engine = sdk.runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                raise BadInputError(
+                    f"{path} is no engine that {self.title} {self.versions()['tensorrt-rtx']} can read: "
+                    f"{sdk.first_error()[:300]}; compile it again"
+                )
+        except BaseException:
+            device.close()
+            raise
+        cuda_graph = artifact.settings.get("cuda_graph") == "on"
+        contexts = RtxContexts(sdk, kernel_cache(plan, sm), cuda_graph=cuda_graph)
+        lanes = int(artifact.settings.get("lanes", 2 if artifact.mode == "throughput" else 1))
+        return EngineSession(device, engine, contexts, lanes)
+
+
+@cache
+def _runtime() -> Sdk:
+    """The SDK, once a process: it takes the first logger it is given and ignores every later one."""
+    return Sdk(SDK, echo=False, record=False)
+
+
+def _capability(target: Target) -> str:
+    return f"SM{target.compute_capability}"
+
+
+def _checked(settings: Mapping[str, str]) -> dict[str, str]:
+    for key, value in settings.items():
+        if key not in _SETTINGS:
+            raise unknown_name("tensorrt-rtx setting", key, _SETTINGS)
+        if value not in _SETTINGS[key]:
+            choices = ", ".join(sorted(_SETTINGS[key]))
+            raise BadInputError(f"tensorrt-rtx setting {key}={value}: write one of {choices}")
+    return dict(settings)
+
+
+def _check_sizes(model: ir.Model) -> None:
+    for name, shape in io_shapes(model)[0].items():
+        if -1 in shape:
+            raise BadInputError(
+                f"input '{name}' has a symbolic size: an engine is built for one size, so export at that size"
+            )
+
+
+def _check_rules(model: ir.Model, target: Target, *, as_float: bool) -> None:
+    """Refuse what the architecture can't do, before the build finds out or, silently, doesn't."""
+    broken = breaches(model.graph, RULES, target.compute_capability or 0)
+    broken = [b for b in broken if not (b.rule.silent and as_float)]
+    if not broken:
+        return
+    first, names = broken[0], [b.node.name or "" for b in broken if b.rule is broken[0].rule]
+    if first.rule.silent:
+        cure = "build in fp16, or allow it with --set tensorrt-rtx.int8_as_float=allow"
+    elif first.rule.cure is not None:
+        cure = f"build with --precision {first.rule.cure}"
+    else:
+        cure = "build for a newer target"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    raise UnsupportedOperatorError(
+        f"{target.name}: {first.rule.reason} ({first.node.op_type} at {', '.join(names[:5])}{more}): {cure}"
+    )
+
+
+def _from_table(model: ir.Model, target: Target, precision: Precision) -> list[NodeSupport]:
+    """Coverage without the SDK: known refusals and hardware rules."""
+    limited = {id(b.node): b.rule for b in breaches(model.graph, RULES, target.compute_capability or 0)}
+    found = []
+    for node in model.graph:
+        name, op = probe.node_name(node), probe.node_op(node)
+        refusal = next((r.reason for r in REFUSED if r.holds(node)), None)
+        rule = limited.get(id(node))
+        if node.domain and (node.domain, node.op_type, node.overload) not in model.functions:
+            refusal = "the parser knows the ONNX domain only, and this SDK takes no plug-ins"
+        if refusal is None and rule is not None and rule.cure is precision:
+            found.append(NodeSupport(name, op, Support.REWRITTEN, "convert-precision"))
+        elif refusal is not None or rule is not None:
+            reason = refusal or (rule.reason if rule else "")
+            found.append(NodeSupport(name, op, Support.UNSUPPORTED, f"{reason} ({TABLE})"))
+        else:
+            found.append(NodeSupport(name, op, Support.NATIVE, TABLE))
+    return found
