@@ -17,7 +17,7 @@ import numpy as np
 from superlower.errors import BadInputError
 from superlower.media.base import Clip, ClipFrame, Image
 from superlower.media.color import Color, Converter, output_color
-from superlower.media.length import End, expected_frames
+from superlower.media.length import cut_at, expected_frames
 from superlower.media.orientation import Orientation
 from superlower.media.passthrough import Passthrough, main_video
 
@@ -42,9 +42,8 @@ class VideoReader:
         allow_damaged: go on past what can't be decoded, with a warning, and take a cut file as it is.
 
     Raises:
-        BadInputError: no such file, no video, no frames; and while iterating, damage, a missing end, or
-            frames that change size. The end of a cut .ts or .avi can't be missed: nothing in them says how
-            long they were.
+        BadInputError: no such file, no video, no frames, a missing end (a .ts cut between two frames can't be
+            told); and while iterating, damage, or frames that change size.
     """
 
     def __init__(self, path: Path | str, *, allow_damaged: bool = False) -> None:
@@ -52,6 +51,8 @@ class VideoReader:
         self._allow_damaged = allow_damaged
         with self._opened() as container:
             stream = main_video(container)
+            if needed := cut_at(self.path, container, stream):
+                self._damaged(f"is cut: it has {self.path.stat().st_size} bytes of {needed}")
             first = next(self._decoded(container, stream), None)
             if first is None:
                 raise BadInputError(f"{self.path} holds no video frames")
@@ -106,7 +107,9 @@ class VideoReader:
             if container.format.name == "tty" or main_video(container) is None:
                 raise BadInputError(f"{self.path} has no video stream")
             if main_video(container).codec_context is None:
-                raise BadInputError(f"{self.path}: this build of FFmpeg has no decoder for its video")
+                raise BadInputError(
+                    f"{self.path}: its video is cut off, or FFmpeg has no decoder for it here"
+                )
             yield container
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
@@ -114,7 +117,6 @@ class VideoReader:
 
         stream.thread_type = "AUTO"
         frames = 0
-        end = End(container, stream)
         # AVI holds no presentation times, and FFmpeg's guesses are in decoding order: take them as they come.
         times: deque[int | None] | None = deque() if container.format.name == "avi" else None
         packets = container.demux(stream)
@@ -126,7 +128,6 @@ class VideoReader:
                 return
             if packet is None:
                 break
-            end.passed(packet)
             if times is not None and packet.size:
                 times.append(packet.dts)
             if packet.is_corrupt:
@@ -143,8 +144,6 @@ class VideoReader:
                     frame.pts = times.popleft()
                 frames += 1
                 yield frame
-        if missing := end.missing():
-            self._damaged(f"is cut: it ends after {frames} frames, {missing}")
 
     def _damaged(self, what: str) -> None:
         if not self._allow_damaged:
