@@ -1,1 +1,1 @@
-
+"""Video files and folders of frames, in and out; colour; the degradations papers test with."""

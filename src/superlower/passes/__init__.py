@@ -1,1 +1,1 @@
-
+"""Rewrites of ONNX graphs, one named rewrite a file."""

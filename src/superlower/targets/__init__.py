@@ -1,1 +1,1 @@
-
+"""What an accelerator is, as data."""

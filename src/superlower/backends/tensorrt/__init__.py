@@ -1,1 +1,1 @@
-
+"""TensorRT and TensorRT-RTX, which share a parser, a builder and a log."""

@@ -1,1 +1,1 @@
-
+"""Apache TVM: import, schedules, tuning, engines that load without the compiler."""

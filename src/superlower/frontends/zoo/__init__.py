@@ -1,1 +1,1 @@
-
+"""Named architectures, one file each."""
