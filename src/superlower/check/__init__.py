@@ -1,1 +1,1 @@
-"""Whether an engine computes what the reference does, and where it first does not."""
+"""Holding engines to the reference: frame by frame, and down to the first node that differs."""

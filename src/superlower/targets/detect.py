@@ -150,3 +150,14 @@ def _text(path: str) -> str:
         return Path(path).read_text("utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags of this machine's processor, in /proc/cpuinfo's spelling; empty where unknown."""
+    return read_cpu(_text("/proc/cpuinfo"), "", platform.machine(), 1).flags
+
+
+def required_flags(target: Target) -> frozenset[str]:
+    """The flags that code compiled for a CPU target's `mcpu` uses; empty for a generic processor."""
+    table = dict((*_X86, *_ARM))
+    return frozenset(table.get(str(target.tvm.get("mcpu")), frozenset()))

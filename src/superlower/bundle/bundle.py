@@ -1,0 +1,207 @@
+"""Bundles on disk: written whole or not at all, read only if every file is as it was written."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+import superlower
+from superlower.backends.base import Session
+from superlower.backends.registry import backend
+from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
+from superlower.bundle.manifest import MANIFEST_FILE, Golden, Manifest, PassRecord, Variant, decode, record
+from superlower.errors import BadInputError, MissingSdkError, SuperlowerError, unknown_name
+from superlower.program import files
+from superlower.program.model import Program, TemporalModel
+from superlower.targets.catalog import target
+from superlower.targets.detect import cpu_flags
+
+PROGRAM_FOLDER = "program"
+VARIANT_FOLDER = "variants"
+_PACKAGES = ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "openvino", "apache-tvm", "torch")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that has been found whole.
+
+    Attributes:
+        folder: where it is.
+        manifest: bundle.json.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(folder: Path) -> Bundle:
+        """Read a bundle and check every file against the manifest.
+
+        Raises:
+            BadInputError: no bundle, a newer format, a file missing, truncated, altered or not of the bundle.
+        """
+        path = folder / MANIFEST_FILE
+        if not path.is_file():
+            raise BadInputError(
+                f"no {MANIFEST_FILE} in {folder}: not a bundle; `superlower compile` makes one"
+            )
+        manifest = decode(path.read_bytes(), str(path))
+        present = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        present.pop(MANIFEST_FILE)
+        for name, expected in manifest.files.items():
+            file = present.pop(name, None)
+            if file is None:
+                raise BadInputError(f"bundle {folder}: {name} is missing: compile it again")
+            found = record(file)
+            if found.bytes != expected.bytes:
+                raise BadInputError(
+                    f"bundle {folder}: {name} has {found.bytes} bytes instead of {expected.bytes}: it was "
+                    f"truncated or altered, compile the bundle again"
+                )
+            if found.sha256 != expected.sha256:
+                raise BadInputError(f"bundle {folder}: {name} was altered (sha256 differs): compile it again")
+        if present:
+            raise BadInputError(f"bundle {folder}: {min(present)} is not in its manifest: remove it")
+        return Bundle(folder, manifest)
+
+    @cached_property
+    def program(self) -> Program:
+        """The program all variants share."""
+        return files.load_program(self.folder / PROGRAM_FOLDER)
+
+    def model(self) -> TemporalModel:
+        """The program and its graphs as the default passes left them."""
+        return files.load_model(self.folder / PROGRAM_FOLDER)
+
+    def golden(self) -> GoldenClip:
+        """The golden clip."""
+        return GoldenClip.load(self.folder / GOLDEN_FILE)
+
+    def variant(self, name: str) -> Variant:
+        """A variant by name."""
+        variants = {v.name: v for v in self.manifest.variants}
+        if name not in variants:
+            raise unknown_name("variant", name, variants)
+        return variants[name]
+
+    def why_not(self, variant: Variant) -> str | None:
+        """Why a variant can't run on this machine; None if it can."""
+        sdk = backend(variant.backend)
+        reason = sdk.missing() or sdk.runnable(target(variant.target))
+        if reason is None and variant.machine:
+            absent = set(variant.machine.get("flags", "").split()) - cpu_flags()
+            if absent:
+                built_on = variant.machine.get("processor", "another processor")
+                reason = f"built on {built_on}, it uses {' '.join(sorted(absent))}, absent on this one"
+        return reason
+
+    def pick(self, name: str | None = None, backend_name: str | None = None) -> Variant:
+        """The variant asked for, or the first that fits this machine.
+
+        Raises:
+            MissingSdkError: none fits; the reason of each is given.
+            BadInputError: no such variant or backend in the bundle.
+        """
+        variants = self.manifest.variants
+        if name is not None:
+            variants = (self.variant(name),)
+        elif backend_name is not None:
+            variants = tuple(v for v in variants if v.backend == backend_name)
+            if not variants:
+                raise unknown_name(
+                    "backend in this bundle", backend_name, {v.backend for v in self.manifest.variants}
+                )
+        reasons = []
+        for variant in variants:
+            reason = self.why_not(variant)
+            if reason is None:
+                return variant
+            reasons.append(f"{variant.name}: {reason}")
+        raise MissingSdkError(f"no variant of {self.folder} runs on this machine: {'; '.join(reasons)}")
+
+    def load(self, variant: Variant) -> dict[str, Session]:
+        """A session for each graph of a variant.
+
+        Raises:
+            SuperlowerError: the backend refuses an engine.
+        """
+        sdk = backend(variant.backend)
+        sessions: dict[str, Session] = {}
+        try:
+            for graph, artifact in variant.engines.items():
+                if (artifact.backend, artifact.target) != (variant.backend, variant.target):
+                    raise BadInputError(
+                        f"foreign engine: {graph} of variant {variant.name} was built by {artifact.backend} "
+                        f"for {artifact.target}"
+                    )
+                sessions[graph] = sdk.load(artifact, self.folder / VARIANT_FOLDER / variant.name / graph)
+        except SuperlowerError:
+            for session in sessions.values():
+                session.close()
+            raise
+        return sessions
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A folder to make a bundle in: takes its final name when the block ends well, else it is removed.
+
+    Raises:
+        BadInputError: the final name is taken by something that isn't a bundle.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_bundle(folder))):
+        raise BadInputError(f"{folder} exists and is no bundle: choose another output")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def seal(
+    folder: Path,
+    program: Program,
+    golden: GoldenClip,
+    variants: tuple[Variant, ...],
+    passes: tuple[PassRecord, ...],
+) -> Manifest:
+    """Write bundle.json over what lies in the folder."""
+    manifest = Manifest(
+        superlower=superlower.__version__,
+        model=program.name,
+        golden=Golden(frames=len(golden.frames), source=golden.source, reference=golden.reference),
+        variants=variants,
+        passes=passes,
+        files={
+            path.relative_to(folder).as_posix(): record(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != MANIFEST_FILE
+        },
+        versions={name: version for name in _PACKAGES if (version := _version(name))},
+    ).sealed()
+    (folder / MANIFEST_FILE).write_bytes(msgspec.json.encode(manifest))
+    return manifest
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / MANIFEST_FILE).is_file()
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

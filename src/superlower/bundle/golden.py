@@ -1,0 +1,110 @@
+"""The golden clip of a bundle: input frames and the outputs its engines are held to."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superlower.errors import BadInputError
+from superlower.program.model import Frame
+
+Array = NDArray[np.float32]
+
+GOLDEN_FILE = "golden.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class GoldenClip:
+    """Frames in and outputs out of the reference.
+
+    Attributes:
+        frames: input stream, each [1, C, H, W] on the contract's range.
+        outputs: output stream, as many, each [1, C, scale*H, scale*W].
+        source: where the frames come from.
+        reference: what computed the outputs.
+    """
+
+    frames: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    source: str
+    reference: str
+
+    def save(self, path: Path) -> None:
+        """Write one .npz, aside first and then under its name."""
+        aside = path.with_name(f".{path.name}.{os.getpid()}.npz")
+        try:
+            np.savez(
+                aside,
+                frames=np.stack(self.frames),
+                outputs=np.stack(self.outputs),
+                source=np.array(self.source),
+                reference=np.array(self.reference),
+            )
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: Path) -> GoldenClip:
+        """Read what `save` wrote.
+
+        Raises:
+            BadInputError: missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return GoldenClip(
+                    tuple(data["frames"]), tuple(data["outputs"]), str(data["source"]), str(data["reference"])
+                )
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise BadInputError(f"golden clip {path} can't be read: {error}") from None
+
+
+def moving_texture(frame: Frame, count: int, seed: int = 0) -> list[Array]:
+    """A made-up clip for want of a real one: smooth noise that drifts by fractions of a pixel a frame.
+
+    Its spectrum falls as 1/f, as that of natural images; the drift is about (0.7, -1.3) pixels a frame.
+
+    Args:
+        frame: the contract.
+        count: frames.
+        seed: of the noise.
+
+    Returns:
+        Input stream elements, float32 [1, C, padded H, padded W] on the contract's range.
+    """
+    height, width = frame.padded
+    rng = np.random.default_rng(seed)
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :]
+    falloff = 1 / np.maximum(np.hypot(fy, fx), 1 / max(height, width))
+    spectrum = np.fft.fft2(rng.standard_normal((frame.channels, height, width))) * falloff
+    spectrum[:, 0, 0] = 0
+    low, high = frame.range
+    clip = []
+    for t in range(count):
+        shifted = spectrum * np.exp(-2j * np.pi * (fy * 0.7 * t - fx * 1.3 * t))
+        picture = np.fft.ifft2(shifted).real
+        picture = np.clip(0.5 + picture / (6 * picture.std()), 0, 1)
+        clip.append(np.ascontiguousarray((low + (high - low) * picture)[None], np.float32))
+    return clip
+
+
+def frame_errors(
+    outputs: Sequence[NDArray[np.generic]], reference: Sequence[NDArray[np.generic]], value_range: float
+) -> tuple[list[float], list[float | None]]:
+    """Largest absolute error and PSNR in dB (None where identical) of each frame; NaN counts as infinite."""
+    worst: list[float] = []
+    psnr: list[float | None] = []
+    for output, expected in zip(outputs, reference, strict=True):
+        error = np.abs(np.asarray(output, np.float64) - np.asarray(expected, np.float64))
+        error = np.where(np.isfinite(error), error, np.inf)
+        worst.append(float(error.max()))
+        square = float(np.mean(error**2))
+        psnr.append(None if square == 0 else float(10 * np.log10(value_range**2 / square)))
+    return worst, psnr

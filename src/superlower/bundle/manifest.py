@@ -1,0 +1,163 @@
+"""What a bundle holds, as bundle.json says it. The format is described in docs/bundle.md."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from superlower.backends.base import Artifact
+from superlower.errors import BadInputError
+from superlower.targets.base import Precision
+
+FORMAT = 1
+"""Version of bundle.json."""
+
+MANIFEST_FILE = "bundle.json"
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Size and digest of one file."""
+
+    bytes: int
+    sha256: str
+
+
+class PassRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One pass applied to one graph.
+
+    Attributes:
+        graph: graph name.
+        name: the pass.
+        options: its options.
+        nodes_before, nodes_after: node counts by operator.
+        rewritten, refused: "node: detail" of each site.
+        budget, measured: relative error allowed and found (see superlower.passes.base.Budget).
+        reason: where the budget comes from.
+        seconds: the pass and its validation took.
+    """
+
+    graph: str
+    name: str
+    nodes_before: dict[str, int]
+    nodes_after: dict[str, int]
+    options: dict[str, str] = {}
+    rewritten: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    budget: float = 0.0
+    measured: float = 0.0
+    reason: str = ""
+    seconds: float = 0.0
+
+
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Error of a variant over the golden frames, as measured when it was compiled.
+
+    Attributes:
+        max_abs: largest |output - reference| in each frame, on the contract's value range.
+        psnr_db: of each frame against the reference, peak the contract's range; absent where identical.
+    """
+
+    max_abs: tuple[float, ...]
+    psnr_db: tuple[float | None, ...]
+
+
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The program's graphs compiled by one backend for one target at one precision.
+
+    Attributes:
+        name: folder under variants/.
+        backend, target, precision: what it was compiled by and for.
+        engines: graph -> what the build left, files relative to variants/NAME/GRAPH.
+        passes: those its backend asked for, graph by graph.
+        machine: for engines that only run on a like machine: {"processor": ..., "flags": ...}.
+        measured: None where it can't run on the machine that compiled it; `unchecked` says why.
+        tolerance: largest |output - reference| that `check` accepts, on the contract's value range.
+        tolerance_reason: where that number comes from.
+    """
+
+    name: str
+    backend: str
+    target: str
+    precision: Precision
+    engines: dict[str, Artifact]
+    tolerance: float
+    tolerance_reason: str
+    passes: tuple[PassRecord, ...] = ()
+    machine: dict[str, str] = {}
+    measured: Measured | None = None
+    unchecked: str = ""
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The golden clip.
+
+    Attributes:
+        frames: how many.
+        source: where they come from.
+        reference: what computed the outputs.
+    """
+
+    frames: int
+    source: str
+    reference: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """bundle.json.
+
+    Attributes:
+        superlower: version that wrote it.
+        model: the program's name.
+        golden: the golden clip.
+        variants: in order of preference.
+        passes: those applied to the program before any backend's, graph by graph.
+        files: every other file in the bundle.
+        versions: Python packages at work when it was compiled.
+        format: of bundle.json.
+        checksum: sha256 of this file's content with an empty checksum.
+    """
+
+    superlower: str
+    model: str
+    golden: Golden
+    variants: tuple[Variant, ...]
+    passes: tuple[PassRecord, ...]
+    files: dict[str, FileRecord]
+    versions: dict[str, str]
+    format: int = FORMAT
+    checksum: str = ""
+
+    def sealed(self) -> Manifest:
+        """The same with its checksum."""
+        blank = msgspec.structs.replace(self, checksum="")
+        return msgspec.structs.replace(blank, checksum=hashlib.sha256(msgspec.json.encode(blank)).hexdigest())
+
+
+def decode(text: bytes, where: str) -> Manifest:
+    """Read bundle.json strictly.
+
+    Raises:
+        BadInputError: not JSON, unknown or missing field, newer format, altered since it was written.
+    """
+    try:
+        version = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format", msgspec.Raw(b"0"))
+        if msgspec.json.decode(version, type=int) > FORMAT:
+            raise BadInputError(
+                f"{where}: bundle format {bytes(version).decode()} is newer than {FORMAT}, the last this "
+                f"superlower reads: upgrade it"
+            )
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BadInputError(f"{where}: {error}: the manifest is damaged, compile the bundle again") from None
+    if manifest.sealed().checksum != manifest.checksum:
+        raise BadInputError(f"{where} was altered after it was written: compile the bundle again")
+    return manifest
+
+
+def record(file: Path) -> FileRecord:
+    """Size and digest of a file on disk."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileRecord(bytes=file.stat().st_size, sha256=digest)

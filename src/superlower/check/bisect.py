@@ -1,0 +1,195 @@
+"""From a failed check to the first ONNX node whose output leaves tolerance."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from superlower.backends.base import Backend, BuildOptions
+from superlower.backends.registry import backend
+from superlower.bundle.bundle import Bundle
+from superlower.bundle.golden import GoldenClip
+from superlower.bundle.manifest import Variant
+from superlower.ir import clone, infer_shapes
+from superlower.passes.pipelines import apply
+from superlower.program.interpret import interpret
+from superlower.targets.base import Target
+from superlower.targets.catalog import target
+
+Array = NDArray[np.generic]
+Feeds = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """Where the error begins.
+
+    Attributes:
+        graph: the graph.
+        call: how many calls of that graph into the clip.
+        node, op: the first node, in graph order, whose output leaves tolerance; empty if only the stored engine
+            differs, not one built anew from the same graph.
+        tensor: its output.
+        error: largest |output - reference| there, relative to max(1, largest |reference|).
+        tolerance: what it was held to.
+        rebuilt: whether the node was found in an engine built anew (else no node could be named).
+    """
+
+    graph: str
+    call: int
+    node: str
+    op: str
+    tensor: str
+    error: float
+    tolerance: float
+    rebuilt: bool
+
+
+def bisect(
+    bundle: Bundle,
+    variant: Variant,
+    golden: GoldenClip,
+    *,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Culprit | None:
+    """Find the first node of the first call that goes wrong; None if every call agrees by itself.
+
+    Every call is fed the reference's inputs, so an error in one can't hide behind an earlier one. The graph at
+    fault is then built once more with every float tensor as an output, and compared node by node; should
+    marking outputs make the error vanish (they end fusions), prefixes of the graph are built, halving.
+    """
+    sdk, where = backend(variant.backend), target(variant.target)
+    model = bundle.model()
+    limit = variant.tolerance
+    calls = _reference_calls(bundle, golden)
+    sessions = bundle.load(variant)
+    try:
+        for graph, index, feeds, outputs in calls:
+            on_step(f"{graph}, call {index}")
+            found = sessions[graph].run(feeds)
+            worst = max((_error(found[n], outputs[n]), n) for n in outputs if n in found)
+            if worst[0] > limit:
+                break
+        else:
+            return None
+    finally:
+        for session in sessions.values():
+            session.close()
+    legal, _ = apply(model.graphs[graph], sdk.legalize(where, variant.precision))
+    options = BuildOptions(precision=variant.precision, mode=variant.engines[graph].mode)
+    search = _Search(sdk, where, options, legal, feeds, limit, on_step)
+    node = search.first_marked() or search.first_by_prefix()
+    if node is None:
+        return Culprit(graph, index, "", "", worst[1], worst[0], limit, rebuilt=False)
+    tensor = str(node.outputs[0].name)
+    return Culprit(
+        graph, index, str(node.name), node.op_type, tensor, search.errors[tensor], limit, rebuilt=True
+    )
+
+
+class _Search:
+    """Builds parts of one graph and compares their outputs with ONNX Runtime's."""
+
+    def __init__(
+        self,
+        sdk: Backend,
+        where: Target,
+        options: BuildOptions,
+        model: ir.Model,
+        feeds: Feeds,
+        limit: float,
+        on_step: Callable[[str], None],
+    ) -> None:
+        self.sdk, self.where, self.options, self.limit, self.on_step = sdk, where, options, limit, on_step
+        self.model, self.feeds = infer_shapes(model), feeds
+        self.errors: dict[str, float] = {}
+        self.nodes = [
+            node
+            for node in self.model.graph
+            if node.op_type != "Constant" and node.outputs[0].dtype == ir.DataType.FLOAT
+        ]
+
+    def first_marked(self) -> ir.Node | None:
+        """The first node out of tolerance when all outputs are marked."""
+        self.on_step(f"building with all {len(self.nodes)} tensors as outputs")
+        self._compare(self.nodes)
+        return next((n for n in self.nodes if self._wrong(n)), None)
+
+    def first_by_prefix(self) -> ir.Node | None:
+        """The first node at which the graph cut there goes wrong, by halving."""
+        low, high = 0, len(self.nodes) - 1
+        self._compare([self.nodes[high]])
+        if not self._wrong(self.nodes[high]):
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            self.on_step(f"building up to node {middle + 1} of {len(self.nodes)}")
+            self._compare([self.nodes[middle]])
+            low, high = (low, middle) if self._wrong(self.nodes[middle]) else (middle + 1, high)
+        return self.nodes[low]
+
+    def _wrong(self, node: ir.Node) -> bool:
+        return self.errors[str(node.outputs[0].name)] > self.limit
+
+    def _compare(self, nodes: list[ir.Node]) -> None:
+        part = clone(self.model)
+        wanted = {str(n.outputs[0].name) for n in nodes}
+        outputs = [o for n in part.graph for o in n.outputs if o.name in wanted]
+        part.graph.outputs.clear()
+        part.graph.outputs.extend(outputs)
+        ir.passes.common.RemoveUnusedNodesPass()(part)
+        used = {str(v.name) for v in part.graph.inputs if v.uses()}
+        for value in [v for v in part.graph.inputs if not v.uses()]:
+            part.graph.inputs.remove(value)
+        feeds = {name: array for name, array in self.feeds.items() if name in used}
+        expected = _run(backend("onnxruntime"), target("cpu"), BuildOptions(), part, feeds)
+        found = _run(self.sdk, self.where, self.options, part, feeds)
+        for name in wanted:
+            self.errors[name] = _error(found[name], expected[name])
+
+
+def _run(
+    sdk: Backend, where: Target, options: BuildOptions, model: ir.Model, feeds: Feeds
+) -> dict[str, Array]:
+    with tempfile.TemporaryDirectory(prefix="superlower-") as folder:
+        artifact = sdk.compile(model, where, options, Path(folder))
+        session = sdk.load(artifact, Path(folder))
+        try:
+            return dict(session.run(feeds))
+        finally:
+            session.close()
+
+
+def _reference_calls(bundle: Bundle, golden: GoldenClip) -> list[tuple[str, int, Feeds, Mapping[str, Array]]]:
+    """Graph, index, feeds and outputs of every call over the golden clip, by ONNX Runtime."""
+    model = bundle.model()
+    sdk, cpu = backend("onnxruntime"), target("cpu")
+    calls: list[tuple[str, int, Feeds, Mapping[str, Array]]] = []
+    with tempfile.TemporaryDirectory(prefix="superlower-") as folder:
+        sessions = {}
+        for name, graph in model.graphs.items():
+            workdir = Path(folder) / name
+            workdir.mkdir()
+            sessions[name] = sdk.load(sdk.compile(graph, cpu, BuildOptions(), workdir), workdir)
+
+        def call(graph: str, feeds: Feeds) -> Mapping[str, Array]:
+            outputs = sessions[graph].run(feeds)
+            calls.append((graph, sum(c[0] == graph for c in calls), feeds, outputs))
+            return outputs
+
+        interpret(model.program, golden.frames, call)
+        for session in sessions.values():
+            session.close()
+    return calls
+
+
+def _error(found: Array, expected: Array) -> float:
+    difference = np.abs(np.asarray(found, np.float64) - np.asarray(expected, np.float64))
+    difference = np.where(np.isfinite(difference), difference, np.inf)
+    return float(difference.max(initial=0.0)) / max(1.0, float(np.abs(expected).max(initial=0.0)))

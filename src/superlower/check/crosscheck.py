@@ -1,0 +1,93 @@
+"""Replays a bundle's golden clip through its engines and compares every frame with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from superlower.bundle.bundle import Bundle
+from superlower.bundle.golden import GoldenClip, frame_errors
+from superlower.bundle.manifest import Variant
+from superlower.runtime.load import open_runner
+from superlower.runtime.runner import Runner
+
+
+@dataclass(frozen=True)
+class VariantCheck:
+    """What the check of a variant found.
+
+    Attributes:
+        variant, backend, target, precision: which.
+        passed: within tolerance at every frame; None if it can't run here.
+        skipped: why it can't run here.
+        tolerance: largest |output - reference| accepted.
+        max_abs: largest |output - reference| of each frame.
+        psnr_db: of each frame against the reference; None where identical.
+        growth: how the error grows over time: mean of max_abs over the last third of the frames over that of the
+            first third; None where the error is nil.
+        reference: what it was compared with.
+    """
+
+    variant: str
+    backend: str
+    target: str
+    precision: str
+    passed: bool | None
+    tolerance: float
+    reference: str
+    skipped: str = ""
+    max_abs: tuple[float, ...] = ()
+    psnr_db: tuple[float | None, ...] = ()
+    growth: float | None = None
+
+
+def check_variant(
+    bundle: Bundle,
+    variant: Variant,
+    golden: GoldenClip,
+    *,
+    atol: float | None = None,
+    on_frame: Callable[[], None] = lambda: None,
+) -> VariantCheck:
+    """Replay the golden clip through one variant's engines."""
+    limit = variant.tolerance if atol is None else atol
+    what = (variant.name, variant.backend, variant.target, str(variant.precision))
+    reason = bundle.why_not(variant)
+    if reason is not None:
+        return VariantCheck(*what, None, limit, golden.reference, skipped=reason)
+    with open_runner(bundle, variant) as runner:
+        max_abs, psnr = replay(runner, golden, on_frame)
+    return VariantCheck(
+        *what,
+        passed=max(max_abs) <= limit,
+        tolerance=limit,
+        reference=golden.reference,
+        max_abs=tuple(max_abs),
+        psnr_db=tuple(psnr),
+        growth=growth(max_abs),
+    )
+
+
+def replay(
+    runner: Runner, golden: GoldenClip, on_frame: Callable[[], None] = lambda: None
+) -> tuple[list[float], list[float | None]]:
+    """Errors per frame of a runner over the golden clip (see `frame_errors`)."""
+    low, high = runner.program.frame.range
+    max_abs: list[float] = []
+    psnr: list[float | None] = []
+    outputs = runner.run(golden.frames, total=len(golden.frames))
+    for output, expected in zip(outputs, golden.outputs, strict=True):
+        worst, ratio = frame_errors([output], [expected], high - low)
+        max_abs += worst
+        psnr += ratio
+        on_frame()
+    return max_abs, psnr
+
+
+def growth(max_abs: list[float]) -> float | None:
+    """Mean error of the last third of the frames over that of the first third; None where that is nil."""
+    third = max(len(max_abs) // 3, 1)
+    first, last = float(np.mean(max_abs[:third])), float(np.mean(max_abs[-third:]))
+    return last / first if first > 0 else None
