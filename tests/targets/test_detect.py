@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from superlower.targets.base import Precision
-from superlower.targets.detect import Cpu, cpu_target, describe, read_cpu
+from superlower.targets.catalog import target
+from superlower.targets.detect import Cpu, cpu_flags, cpu_target, describe, read_cpu, required_flags
 
 V3 = "fpu sse4_1 sse4_2 ssse3 cx16 popcnt avx avx2 bmi1 bmi2 f16c fma abm movbe"
 AVX512 = "avx512f avx512bw avx512cd avx512dq avx512vl"
@@ -119,6 +120,21 @@ def test_this_machine_is_described_without_an_sdk():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
     assert 1 <= int(cpu_target().tvm["num-cores"]) <= (os.cpu_count() or 1)
+
+
+def test_the_flags_a_target_requires_are_those_it_was_chosen_by():
+    chosen = describe(read_cpu(x86(f"{V3} {AVX512} avx512_vnni hypervisor"), MEMINFO, "x86_64", 2))
+    assert required_flags(chosen) == set(f"{AVX512} avx512_vnni".split()) | {
+        "avx2",
+        "bmi1",
+        "bmi2",
+        "f16c",
+        "fma",
+        "abm",
+        "movbe",
+    }
+    assert required_flags(target("v100")) == frozenset()
+    assert required_flags(cpu_target()) <= cpu_flags()
 
 
 def test_code_for_the_detected_processor_runs_on_it():

@@ -123,6 +123,17 @@ def cpu_target() -> Target:
     return describe(read_cpu(_text("/proc/cpuinfo"), _text("/proc/meminfo"), platform.machine(), usable))
 
 
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags of this machine's processor, in /proc/cpuinfo's spelling; empty where unknown."""
+    return read_cpu(_text("/proc/cpuinfo"), "", platform.machine(), 1).flags
+
+
+def required_flags(target: Target) -> frozenset[str]:
+    """The flags that code compiled for a CPU target's `mcpu` uses; empty for a generic processor."""
+    table = dict((*_X86, *_ARM))
+    return frozenset(table.get(str(target.tvm.get("mcpu")), frozenset()))
+
+
 def _tvm(cpu: Cpu) -> dict[str, str | int]:
     table = _ARM if cpu.machine == "aarch64" else _X86 if cpu.machine == "x86_64" else ()
     mcpu = next((name for name, needs in table if needs <= cpu.flags), "generic")
@@ -150,14 +161,3 @@ def _text(path: str) -> str:
         return Path(path).read_text("utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags of this machine's processor, in /proc/cpuinfo's spelling; empty where unknown."""
-    return read_cpu(_text("/proc/cpuinfo"), "", platform.machine(), 1).flags
-
-
-def required_flags(target: Target) -> frozenset[str]:
-    """The flags that code compiled for a CPU target's `mcpu` uses; empty for a generic processor."""
-    table = dict((*_X86, *_ARM))
-    return frozenset(table.get(str(target.tvm.get("mcpu")), frozenset()))
