@@ -15,8 +15,10 @@ from superlower.passes.base import Pass
 Ask = Callable[[ir.Model], str | None]
 """Why an SDK refuses a model; None if it takes it."""
 
-# Values of constants up to this size may decide whether a node is taken (axes, scales, pads); weights don't.
-_TELLING_SIZE = 64
+# Values of constants up to these sizes may decide whether a node is taken: axes, pads, and Resize's scales, one
+# an axis. Those of weights and biases don't.
+_TELLING_INTEGERS = 64
+_TELLING_FLOATS = 4
 
 
 def node_name(node: ir.Node) -> str:
@@ -44,13 +46,24 @@ def probe_nodes(model: ir.Model, ask: Ask) -> list[NodeSupport]:
     answers: dict[str, str | None] = {}
     found = []
     for node in model.graph:
-        key = _signature(node)
-        if key not in answers:
-            answers[key] = ask(single_node_model(model, node))
-        refusal = answers[key]
+        refusal = _untyped(node)
+        if refusal is None:
+            key = _signature(node)
+            if key not in answers:
+                answers[key] = ask(single_node_model(model, node))
+            refusal = answers[key]
         support = Support.NATIVE if refusal is None else Support.UNSUPPORTED
         found.append(NodeSupport(node_name(node), node_op(node), support, refusal or ""))
     return found
+
+
+def _untyped(node: ir.Node) -> str | None:
+    for value in _read(node):
+        if value.dtype is None and not _is_constant(value):
+            return (
+                f"can't be asked: its input '{value.name}' has no type, for an unknown operator is before it"
+            )
+    return None
 
 
 def coverage(model: ir.Model, ask: Ask, passes: Sequence[Pass] = ()) -> list[NodeSupport]:
@@ -141,6 +154,7 @@ def _signature(node: ir.Node) -> str:
         digest.update(repr((given.dtype, str(given.shape))).encode())
         constant = constant_value(given)
         if constant is not None:
-            small = constant.size <= _TELLING_SIZE
+            floats = np.issubdtype(constant.dtype, np.floating)
+            small = constant.size <= (_TELLING_FLOATS if floats else _TELLING_INTEGERS)
             digest.update(np.ascontiguousarray(constant).tobytes() if small else b"constant")
     return digest.hexdigest()
