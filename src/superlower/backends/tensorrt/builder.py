@@ -35,7 +35,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         capability: member of the SDK's ComputeCapability; "" where the SDK builds for the GPU it finds.
         tf32: let float32 convolutions and products round their operands to TF32's 10 bits.
         memory_bytes: workspace limit; 0 for the SDK's default.
-        optimization_level: 0 to 5, -1 for the SDK's default.
     """
 
     sdk: str
@@ -43,7 +42,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     capability: str = ""
     tf32: bool = False
     memory_bytes: int = 0
-    optimization_level: int = -1
 
 
 def refusal_error(title: str, refusals: Sequence[Refusal]) -> UnsupportedOperatorError:
@@ -79,8 +77,6 @@ def configure(sdk: Sdk, request: Request) -> Any:
         config.clear_flag(module.BuilderFlag.TF32)
     if request.memory_bytes:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, request.memory_bytes)
-    if request.optimization_level >= 0:
-        config.builder_optimization_level = request.optimization_level
     return config
 
 

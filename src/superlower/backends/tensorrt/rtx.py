@@ -38,7 +38,6 @@ TABLE = "from a table: the SDK is not installed"
 _SETTINGS: Mapping[str, frozenset[str]] = {
     "tf32": frozenset({"on", "off"}),
     "int8_as_float": frozenset({"allow", "refuse"}),
-    "optimization_level": frozenset("012345"),
     "cuda_graph": frozenset({"on", "off"}),
     "lanes": frozenset("12345678"),
 }
@@ -51,7 +50,6 @@ class TensorRtRtx:
     `settings`:
         tf32: "on" lets float32 convolutions round their operands to TF32 (10 bits); default "off".
         int8_as_float: "allow" builds quantized graphs for Turing, where they run as FP32; default "refuse".
-        optimization_level: 0 to 5; default the SDK's.
         cuda_graph: "on" captures the engine as one CUDA graph at load; default "off".
         lanes: calls in flight; default 2 in throughput mode, else 1.
     """
@@ -111,7 +109,7 @@ class TensorRtRtx:
         from superlower.passes.guard_grid_sample import GuardGridSample
 
         if precision in (Precision.FP16, Precision.BF16):
-            return (GuardGridSample(), ConvertPrecision(precision))
+            return (ConvertPrecision(precision), GuardGridSample())
         return (GuardGridSample(),)
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
@@ -144,7 +142,6 @@ class TensorRtRtx:
             capability=_capability(target),
             tf32=settings.get("tf32") == "on",
             memory_bytes=options.memory_bytes,
-            optimization_level=int(settings.get("optimization_level", -1)),
         )
         began = time.monotonic()
         try:

@@ -1,0 +1,200 @@
+"""Running an engine: order of copies and kernels, calls in flight, ownership, and that nothing leaks."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from superlower.backends.tensorrt.cuda import Context, CudaError, Driver
+from superlower.backends.tensorrt.session import EngineSession
+from superlower.errors import BadInputError
+
+SHAPE = (1, 2, 3)
+
+
+class Engine:
+    """y = 2 x + 1 in float32 and z = x as float16, on the fake device; its API is the SDK's."""
+
+    tensors = (("x", "INPUT", "FLOAT"), ("y", "OUTPUT", "FLOAT"), ("z", "OUTPUT", "HALF"))
+    num_io_tensors = 3
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.tensors[index][0]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return SimpleNamespace(name=next(mode for n, mode, _ in self.tensors if n == name))
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name=next(kind for n, _, kind in self.tensors if n == name))
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return SHAPE
+
+
+class Execution:
+    """An execution context: enqueues its kernel on the stream it is given."""
+
+    def __init__(self, library: ctypes.CDLL, gate: threading.Barrier | None) -> None:
+        self.library, self.gate, self.addresses = library, gate, dict[str, int]()
+        self.kernel = ctypes.CFUNCTYPE(None)(self._compute)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if self.gate is not None:
+            self.gate.wait(timeout=20)
+        return int(self.library.fake_enqueue(stream, ctypes.cast(self.kernel, ctypes.c_void_p))) == 0
+
+    def _array(self, name: str, kind: type[np.generic]) -> Any:
+        size = int(np.prod(SHAPE)) * np.dtype(kind).itemsize
+        raw = (ctypes.c_ubyte * size).from_address(self.addresses[name])
+        return np.frombuffer(raw, kind).reshape(SHAPE)
+
+    def _compute(self) -> None:
+        x = self._array("x", np.float32)
+        self._array("y", np.float32)[...] = 2 * x + 1
+        self._array("z", np.float16)[...] = x
+
+
+class Contexts:
+    """Hands out execution contexts; counts, and fails on demand."""
+
+    def __init__(self, library: ctypes.CDLL, gate: threading.Barrier | None = None) -> None:
+        self.library, self.gate, self.closed, self.made, self.fails = library, gate, 0, 0, False
+
+    def create(self, engine: Any) -> Execution | None:
+        self.made += 1
+        return None if self.fails else Execution(self.library, self.gate)
+
+    def reason(self) -> str:
+        return "out of registers"
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def device(fake_cuda: ctypes.CDLL, fake_cuda_library: Path) -> Context:
+    driver = Driver(str(fake_cuda_library))
+    return Context(driver, driver.device_of(86))
+
+
+@pytest.fixture
+def opened(device: Context, fake_cuda: ctypes.CDLL) -> Iterator[Callable[..., EngineSession]]:
+    """Sessions that are closed at the end, after which nothing on the device may be left."""
+    sessions: list[EngineSession] = []
+
+    def make(contexts: Contexts, lanes: int = 1) -> EngineSession:
+        sessions.append(EngineSession(device, Engine(), contexts, lanes))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.close()
+        session.close()
+    assert fake_cuda.fake_alive() == 0
+
+
+def _x(seed: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32)
+
+
+def test_outputs_are_computed_from_the_fed_arrays(
+    opened: Callable[..., EngineSession], fake_cuda: ctypes.CDLL
+) -> None:
+    session = opened(Contexts(fake_cuda))
+    for seed in range(3):
+        out = session.run({"x": _x(seed)})
+        np.testing.assert_array_equal(out["y"], 2 * _x(seed) + 1)
+        np.testing.assert_array_equal(out["z"], _x(seed).astype(np.float16))
+        assert out["z"].dtype == np.float16
+
+
+def test_an_output_belongs_to_the_caller(
+    opened: Callable[..., EngineSession], fake_cuda: ctypes.CDLL
+) -> None:
+    session = opened(Contexts(fake_cuda))
+    first = session.run({"x": _x(0)})["y"]
+    session.run({"x": _x(1)})
+    np.testing.assert_array_equal(first, 2 * _x(0) + 1)
+    session.close()
+    np.testing.assert_array_equal(first, 2 * _x(0) + 1)
+
+
+def test_two_lanes_have_two_calls_in_flight(
+    opened: Callable[..., EngineSession], fake_cuda: ctypes.CDLL
+) -> None:
+    # The barrier opens only when both calls stand at their kernel at the same time.
+    contexts = Contexts(fake_cuda, threading.Barrier(2))
+    session = opened(contexts, lanes=2)
+    futures = [session.submit({"x": _x(seed)}) for seed in range(6)]
+    wait(futures, timeout=60)
+    for seed, future in enumerate(futures):
+        np.testing.assert_array_equal(future.result(timeout=0)["y"], 2 * _x(seed) + 1)
+    assert contexts.made == 2
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"x": np.zeros(SHAPE, np.float64)}, r"'x' takes float32 \[1, 2, 3\], not float64"),
+        ({"x": np.zeros((1, 2), np.float32)}, r"not float32 \[1, 2\]"),
+        ({}, "'x' is not fed"),
+        ({"w": np.zeros(SHAPE, np.float32)}, "unknown engine input 'w'"),
+    ],
+)
+def test_feeds_that_do_not_fit_are_refused(
+    opened: Callable[..., EngineSession], fake_cuda: ctypes.CDLL, feeds: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadInputError, match=message):
+        opened(Contexts(fake_cuda)).run(feeds)
+
+
+@pytest.mark.parametrize("left", range(12))
+def test_a_session_that_does_not_fit_the_device_leaves_nothing(
+    device: Context, fake_cuda: ctypes.CDLL, left: int
+) -> None:
+    # Two lanes make twelve allocations: three tensors, on device and host, twice.
+    contexts = Contexts(fake_cuda)
+    fake_cuda.fake_allocations_left(left)
+    with pytest.raises(CudaError, match="CUDA_ERROR_OUT_OF_MEMORY"):
+        EngineSession(device, Engine(), contexts, 2)
+    assert (fake_cuda.fake_alive(), contexts.closed) == (0, 1)
+
+
+def test_a_context_the_sdk_cannot_make_is_an_error_with_its_reason(
+    device: Context, fake_cuda: ctypes.CDLL
+) -> None:
+    contexts = Contexts(fake_cuda)
+    contexts.fails = True
+    with pytest.raises(CudaError, match="no execution context for the engine: out of registers"):
+        EngineSession(device, Engine(), contexts, 1)
+    assert fake_cuda.fake_alive() == 0
+
+
+def test_a_closed_session_says_so(opened: Callable[..., EngineSession], fake_cuda: ctypes.CDLL) -> None:
+    contexts = Contexts(fake_cuda)
+    session = opened(contexts)
+    session.close()
+    with pytest.raises(CudaError, match="closed"):
+        session.run({"x": _x(0)})
+    assert contexts.closed == 1
+
+
+def test_a_tensor_of_symbolic_size_is_refused(
+    device: Context, fake_cuda: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "get_tensor_shape", lambda self, name: (1, -1))
+    with pytest.raises(BadInputError, match=r"'x' is FLOAT \[1, -1\]: build one of fixed size"):
+        EngineSession(device, Engine(), Contexts(fake_cuda), 1)
+    assert fake_cuda.fake_alive() == 0
