@@ -28,6 +28,8 @@ WHY_NOT: Final = {
     Precision.FP8: "FP8 starts with Ada (SM89)",
 }
 
+_NEVER = 1000
+_BF16 = frozenset({ir.DataType.BFLOAT16})
 _FLOAT = frozenset({ir.DataType.FLOAT})
 _FP8 = frozenset(
     {
@@ -54,7 +56,14 @@ RULES: Final = (
         rank=5,
         cure=Precision.FP16,
     ),
-    Rule(since=80, types=frozenset({ir.DataType.BFLOAT16}), reason="Turing has no BF16"),
+    Rule(
+        since=_NEVER,
+        types=_BF16,
+        reason="BF16 transposed convolutions are not built for any architecture",
+        ops=frozenset({"ConvTranspose"}),
+        cure=Precision.FP16,
+    ),
+    Rule(since=80, types=_BF16, reason="Turing has no BF16"),
     Rule(since=89, types=_FP8, reason="FP8 starts with Ada (SM89)"),
     Rule(
         since=80,
