@@ -97,12 +97,14 @@ class OnnxRuntime:
         return found
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
-        """Only a conversion of the graph's types for fp16: ONNX Runtime takes all of ONNX as it is."""
+        """GridSample spelled as the opset does; for fp16 a conversion of the graph's types before it."""
+        from superlower.passes.guard_grid_sample import GuardGridSample
+
         if precision is not Precision.FP16:
-            return ()
+            return (GuardGridSample(),)
         from superlower.passes.convert_precision import ConvertPrecision
 
-        return (ConvertPrecision(),)
+        return (ConvertPrecision(), GuardGridSample())
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Write the graph and create a session of it once, in a subprocess.

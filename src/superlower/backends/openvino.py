@@ -102,12 +102,14 @@ class OpenVino:
         return probe.coverage(model, ask, self.legalize(target, precision))
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
-        """Only a conversion of types for fp16; bf16 is typed in the build, since ONNX 19 has no bf16 Conv."""
+        """GridSample as the opset spells it; fp16 types. bf16 is typed in the build: ONNX 19 has no such Conv."""
+        from superlower.passes.guard_grid_sample import GuardGridSample
+
         if precision is not Precision.FP16:
-            return ()
+            return (GuardGridSample(),)
         from superlower.passes.convert_precision import ConvertPrecision
 
-        return (ConvertPrecision(),)
+        return (ConvertPrecision(), GuardGridSample())
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Convert to OpenVINO IR and compile it, in a subprocess; states of `options.stateful` go inside.

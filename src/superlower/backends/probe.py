@@ -15,8 +15,8 @@ from superlower.passes.base import Pass
 Ask = Callable[[ir.Model], str | None]
 """Why an SDK refuses a model; None if it takes it."""
 
-# Values of constants up to these sizes may decide whether a node is taken: axes, pads, and Resize's scales, one
-# an axis. Those of weights and biases don't.
+# Values of constants up to these sizes may decide whether a node is taken: axes, pads, and Resize's scales,
+# of which there is one an axis. Those of weights and biases don't.
 _TELLING_INTEGERS = 64
 _TELLING_FLOATS = 4
 

@@ -78,7 +78,7 @@ def require_own(backend: Backend, artifact: Artifact) -> None:
 
 def first_line(error: BaseException) -> str:
     """The line of an SDK's exception that says what was wrong, without the native code's frames."""
-    noise = ("Exception from ", "Check '", "While validating", "FrontEnd API failed with")
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    noise = ("Exception from ", "Check '", "FrontEnd API failed", "Model wasn't fully converted", "Summary:")
+    lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(noise)]
     return (telling or lines or [type(error).__name__])[0][:300]
