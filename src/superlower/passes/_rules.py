@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
-from onnxscript.rewriter import MatchResult, RewriteRule, RewriteRuleClassBase, RewriteRuleSet
+from onnxscript.rewriter import MatchContext, MatchResult, RewriteRule, RewriteRuleClassBase, RewriteRuleSet
 from onnxscript.rewriter.pattern import OpsetPatternBuilder
 
 from superlower.passes.base import Applied, Site
@@ -55,12 +55,18 @@ class Rule(RewriteRuleClassBase):
         """Leave a node alone that the pass isn't for."""
         return MatchResult().fail("nothing to rewrite", node)
 
+    def _check_in_graph(self, context: MatchContext, **bindings: object) -> MatchResult:
+        # Bodies of functions hold attributes that are references, with no value to look at.
+        if isinstance(context.graph_or_function, ir.Function):
+            return MatchResult().fail("in a function's body")
+        return self.check(context, **bindings)
+
     def bound(self) -> RewriteRule:
         """This very instance as a rewriter rule (`rule()` of the base class makes another one)."""
         return RewriteRule(
             self.pattern,
             self.rewrite,
-            self.check,
+            self._check_in_graph,
             name=self.name,
             remove_nodes=self.remove_nodes,
             graph_pre_visitor=self.setup,

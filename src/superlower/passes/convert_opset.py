@@ -20,8 +20,8 @@ class ConvertOpset(Pass):
 
         opset_import {"": 18}   ->   opset_import {"": 19}, operators adapted
 
-    By onnxscript's version converter, which knows opsets from 18 on, and no way back: other steps are refused.
-    A graph already there is left alone.
+    By onnxscript's version converter, which knows opsets from 18 on, and no way back: other steps are
+    refused. A graph already there is left alone.
 
     Attributes:
         opset: the opset wanted.

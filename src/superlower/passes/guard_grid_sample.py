@@ -31,15 +31,15 @@ class GuardGridSample(Pass):
         GridSample(x fp16, any grid)                     ->  Cast(GridSample(Cast(x), Cast(grid)))
 
     A grid in [-1, 1] has steps of 2^-11 near its ends in fp16: a quarter of a pixel at W = 1024. Where it is
-    affine in one flow, its arithmetic is done again in fp32: constants are worked out in float64 from those in
-    the graph, and the whole numbers among them (pixel positions up to 2048, w - 1) are exact in fp16.
+    affine in one flow, its arithmetic is done again in fp32: constants are worked out in float64 from those
+    in the graph, and the whole numbers among them (pixel positions up to 2048, w - 1) are exact in fp16.
     TensorRT wants x and grid of one type, and fuses the Casts.
 
     Exact, but for `widen`. Refused: with `widen`, a grid below fp32 that isn't affine in one flow.
 
     Attributes:
-        widen: compute reduced-precision grids again in fp32. Moves outputs towards the true ones by as much as
-            they were off, so its budget is no check; leave it out where grids are in fp32 already.
+        widen: compute reduced-precision grids again in fp32. Moves outputs towards the true ones by as much
+            as they were off, so its budget is no check; leave it out where grids are in fp32 already.
     """
 
     name: ClassVar[str] = "guard-grid-sample"
@@ -60,8 +60,8 @@ class GuardGridSample(Pass):
 
 _WIDENED = Budget(
     2.0,
-    "the old grid is within 4 roundings of 2^-12, so W 2^-11 pixels (1 at W = 2048), of the true one, and 1 px "
-    "moves a sample by at most twice the largest value",
+    "the old grid is within 4 roundings of 2^-12, so W 2^-11 pixels (1 at W = 2048), of the true one, and 1 "
+    "px moves a sample by at most twice the largest value",
 )
 
 
@@ -97,9 +97,7 @@ class _Widen(OnOperator):
             return self.skip(node)
         form = find_flow(grid, bool(integer(node, "align_corners", 0)))
         if form is None:
-            return self.refuse(
-                node, f"its {grid.dtype} grid is no affine function of one flow: it stays coarse"
-            )
+            return self.refuse(node, f"its {grid.dtype} grid is no affine function of one flow")
         self.form = form
         return self.accept(node, f"coordinates in fp32 from {cast(ir.Value, form.source).name}")
 

@@ -49,7 +49,7 @@ def validate(
     two walks through an optimiser; a budget of 0 then asks for equal values, element by element.
 
     Raises:
-        OutputsDifferError: an output is over the budget, or of another shape or type; pass and tensor are named.
+        OutputsDifferError: an output is over the budget or of another shape; pass and tensor are named.
     """
     references = [evaluate(before, feed) for feed in feeds]
     return compare(references, outputs_of(after, feeds, pass_name), budget, where(pass_name, after))
@@ -84,7 +84,7 @@ def compare(before: Sequence[Outputs], after: Sequence[Outputs], budget: Budget,
     if worst.relative > budget.relative:
         raise OutputsDifferError(
             f"{site} moved output '{worst.tensor}' by {worst.relative:.3g} of its range (absolute "
-            f"{worst.absolute:.3g}), over its budget of {budget.relative:.3g}: leave the pass out and report it"
+            f"{worst.absolute:.3g}), over its budget of {budget.relative:.3g}: leave it out and report it"
         )
     return worst
 
@@ -111,7 +111,7 @@ def _deviation(name: str, before: Array, after: Array, site: str) -> Deviation:
 
 
 def seeded_feeds(model: ir.Model, seed: int) -> dict[str, Array]:
-    """Inputs like those of a video, from a seed alone: each depends on its name and shape, not on its position.
+    """Inputs like those of a video; each depends on the seed, its name and its shape alone.
 
     - frames ([N, 1 or 3, H, W]): uniform noise in 0..1, steeper than any image: what warps find hardest;
     - flows ([N, 2, H, W], or "flow" in the name): normal, `FLOW_PIXELS` pixels;
