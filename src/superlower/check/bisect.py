@@ -33,8 +33,8 @@ class Culprit:
     Attributes:
         graph: the graph.
         call: how many calls of that graph into the clip.
-        node, op: the first node, in graph order, whose output leaves tolerance; empty if only the stored engine
-            differs, not one built anew from the same graph.
+        node, op: the first node, in graph order, whose output leaves tolerance; empty if only the stored
+            engine differs, not one built anew from the same graph.
         tensor: its output.
         error: largest |output - reference| there, relative to max(1, largest |reference|).
         tolerance: what it was held to.
@@ -60,8 +60,8 @@ def bisect(
 ) -> Culprit | None:
     """Find the first node of the first call that goes wrong; None if every call agrees by itself.
 
-    Every call is fed the reference's inputs, so an error in one can't hide behind an earlier one. The graph at
-    fault is then built once more with every float tensor as an output, and compared node by node; should
+    Every call is fed the reference's inputs, so an error in one can't hide behind an earlier one. The graph
+    at fault is then built once more with every float tensor as an output, and compared node by node; should
     marking outputs make the error vanish (they end fusions), prefixes of the graph are built, halving.
     """
     sdk, where = backend(variant.backend), target(variant.target)

@@ -25,8 +25,8 @@ class VariantCheck:
         tolerance: largest |output - reference| accepted.
         max_abs: largest |output - reference| of each frame.
         psnr_db: of each frame against the reference; None where identical.
-        growth: how the error grows over time: mean of max_abs over the last third of the frames over that of the
-            first third; None where the error is nil.
+        growth: how the error grows over time: mean of max_abs over the last third of the frames, divided by
+            that over the first third; None where the error is nil.
         reference: what it was compared with.
     """
 

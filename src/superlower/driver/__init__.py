@@ -1,1 +1,1 @@
-"""What the verbs of the command line do: export, compile, check and upscale, from plain arguments."""
+"""The jobs behind the verbs: export, compile, measure quality and speed, upscale."""

@@ -1,0 +1,285 @@
+"""From a temporal model to a bundle: passes, validation, builds, cross-check."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from superlower.backends.base import Artifact, Backend, BuildOptions
+from superlower.backends.registry import backend, backends
+from superlower.bundle.bundle import PROGRAM_FOLDER, VARIANT_FOLDER, Bundle, seal, writing
+from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
+from superlower.bundle.manifest import Measured, PassRecord, Variant
+from superlower.check.crosscheck import check_variant
+from superlower.check.tolerance import tolerance
+from superlower.driver.progress import Progress, Silent
+from superlower.driver.reference import Feeds, validation_feeds
+from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, SuperlowerError
+from superlower.passes.base import Pass
+from superlower.passes.pipelines import PassReport, apply, default_pipeline
+from superlower.program import files
+from superlower.program.model import Program, TemporalModel
+from superlower.targets.base import Precision, Target
+from superlower.targets.detect import required_flags
+
+
+@dataclass(frozen=True)
+class Job:
+    """One backend's build for one target at one precision."""
+
+    backend: Backend
+    target: Target
+    precision: Precision
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return f"{self.backend.name}-{self.target.name}-{self.precision}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that came to nothing."""
+
+    job: str
+    error: SuperlowerError
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A bundle and what is left out of it."""
+
+    bundle: Bundle
+    failures: tuple[Failure, ...]
+
+
+def plan_jobs(
+    targets: Sequence[Target], precisions: Sequence[Precision], names: Sequence[str] = ()
+) -> list[Job]:
+    """The builds to make: every backend asked for, for every target it serves.
+
+    Args:
+        targets: to compile for.
+        precisions: to compile at.
+        names: backends; none for all that are installed.
+
+    Raises:
+        BadInputError: a backend asked for serves none of the targets, or a target has no backend.
+        MissingSdkError: a backend asked for isn't installed.
+    """
+    asked = [backend(name) for name in names]
+    for sdk in asked:
+        if (reason := sdk.missing()) is not None:
+            raise MissingSdkError(reason)
+    pool = asked or [sdk for sdk in backends() if sdk.missing() is None]
+    jobs = []
+    for where in targets:
+        for precision in precisions:
+            reasons = {sdk.name: sdk.serves(where, precision) for sdk in pool}
+            found = [Job(sdk, where, precision) for sdk in pool if reasons[sdk.name] is None]
+            if not found:
+                why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+                raise BadInputError(f"no backend can compile for {where.name} at {precision}: {why}")
+            jobs += found
+    for sdk in asked:
+        if not any(job.backend is sdk for job in jobs):
+            reasons_of = "; ".join(f"{t.name}: {sdk.serves(t, p)}" for t in targets for p in precisions)
+            raise BadInputError(f"{sdk.name} serves none of the targets: {reasons_of}")
+    return jobs
+
+
+def compile_bundle(
+    model: TemporalModel,
+    jobs: Sequence[Job],
+    golden: GoldenClip,
+    output: Path,
+    *,
+    options: BuildOptions,
+    states_inside: bool = False,
+    extra: Sequence[Pass] = (),
+    atol: float | None = None,
+    keep_going: bool = False,
+    progress: Progress | None = None,
+) -> Compiled:
+    """Compile a model into a bundle.
+
+    Args:
+        model: a legal model with graphs that fit it.
+        jobs: from `plan_jobs`.
+        golden: the clip that every variant able to run here must reproduce.
+        output: the bundle's folder.
+        options: of every build but for its precision and states.
+        states_inside: keep hidden states inside engines where the backend can.
+        extra: passes to run before the default ones.
+        atol: instead of the precision's own tolerance.
+        keep_going: leave out jobs that fail rather than fail with the first.
+
+    Raises:
+        OutputsDifferError: a pass or an engine left its tolerance; named.
+        BuildFailedError, UnsupportedOperatorError, MissingSdkError: as the backend found.
+    """
+    progress = progress or Silent()
+    progress.stage("capturing inputs for validation")
+    feeds = validation_feeds(model, golden.frames)
+    clean, records = _clean(model, feeds, extra, progress)
+    variants: list[Variant] = []
+    failures: list[Failure] = []
+    with writing(output) as folder:
+        files.save_model(clean, folder / PROGRAM_FOLDER)
+        golden.save(folder / GOLDEN_FILE)
+        for job in jobs:
+            place = folder / VARIANT_FOLDER / job.name
+            try:
+                variants.append(_build(job, clean, feeds, place, options, states_inside, atol, progress))
+            except SuperlowerError as failed:
+                if not keep_going:
+                    raise
+                shutil.rmtree(place, ignore_errors=True)
+                failures.append(Failure(job.name, failed))
+        if not variants:
+            raise failures[0].error
+        checked = _check(
+            Bundle(folder, seal(folder, clean.program, golden, tuple(variants), records)), progress
+        )
+        wrong = [v for v in checked if v.measured is not None and max(v.measured.max_abs) > v.tolerance]
+        for variant in wrong:
+            error = _differs(variant, golden)
+            if not keep_going:
+                raise error
+            failures.append(Failure(variant.name, error))
+            shutil.rmtree(folder / VARIANT_FOLDER / variant.name)
+        kept = tuple(v for v in checked if v not in wrong)
+        if not kept:
+            raise failures[0].error
+        seal(folder, clean.program, golden, kept, records)
+    return Compiled(Bundle.open(output), tuple(failures))
+
+
+def _clean(
+    model: TemporalModel, feeds: Mapping[str, list[Feeds]], extra: Sequence[Pass], progress: Progress
+) -> tuple[TemporalModel, tuple[PassRecord, ...]]:
+    pipeline = (*extra, *default_pipeline())
+    progress.stage("passes", len(pipeline) * len(model.graphs))
+    graphs, records = {}, []
+    for name, graph in model.graphs.items():
+        graphs[name], reports = apply(
+            graph,
+            pipeline,
+            feeds[name],
+            on_pass=lambda r, g=name: progress.advance(f"{g}: {r.name}"),  # type: ignore[misc]
+        )
+        records += [record_of(name, report) for report in reports]
+    return model.with_graphs(graphs), tuple(records)
+
+
+def _build(
+    job: Job,
+    model: TemporalModel,
+    feeds: Mapping[str, list[Feeds]],
+    place: Path,
+    options: BuildOptions,
+    states_inside: bool,
+    atol: float | None,
+    progress: Progress,
+) -> Variant:
+    progress.stage(f"building {job.name}", len(model.graphs))
+    engines: dict[str, Artifact] = {}
+    records: list[PassRecord] = []
+    passes = job.backend.legalize(job.target, job.precision)
+    for name, graph in model.graphs.items():
+        legal, reports = apply(graph, passes, feeds[name])
+        records += [record_of(name, report) for report in reports]
+        workdir = place / name
+        workdir.mkdir(parents=True)
+        states = state_pairs(model.program, name) if states_inside else ()
+        asked = replace(options, precision=job.precision, stateful=states)
+        engines[name] = job.backend.compile(legal, job.target, asked, workdir)
+        _tidy(workdir, engines[name])
+        progress.advance(name)
+    limit = tolerance(job.precision, model.program.frame, atol)
+    flags = (
+        required_flags(job.target) if job.backend.name == "tvm" and job.target.kind == "cpu" else frozenset()
+    )
+    return Variant(
+        name=job.name,
+        backend=job.backend.name,
+        target=job.target.name,
+        precision=job.precision,
+        engines=engines,
+        passes=tuple(records),
+        tolerance=limit.max_abs,
+        tolerance_reason=limit.reason,
+        machine={"processor": job.target.title, "flags": " ".join(sorted(flags))} if flags else {},
+    )
+
+
+def record_of(graph: str, report: PassReport) -> PassRecord:
+    """A pass's report as manifests keep it."""
+    return PassRecord(
+        graph=graph,
+        name=report.name,
+        options={name: str(value) for name, value in report.options.items()},
+        nodes_before=report.before,
+        nodes_after=report.after,
+        rewritten=tuple(f"{site.node}: {site.detail}" for site in report.applied.rewritten),
+        refused=tuple(f"{site.node}: {site.detail}" for site in report.applied.refused),
+        budget=report.budget.relative,
+        measured=report.deviation.relative if report.deviation else 0.0,
+        reason=report.budget.reason,
+        seconds=round(report.seconds, 3),
+    )
+
+
+def _check(bundle: Bundle, progress: Progress) -> list[Variant]:
+    golden = bundle.golden()
+    checked = []
+    for variant in bundle.manifest.variants:
+        progress.stage(f"checking {variant.name}", len(golden.frames))
+        found = check_variant(bundle, variant, golden, on_frame=progress.advance)
+        measured = None
+        if found.passed is not None:
+            measured = Measured(max_abs=found.max_abs, psnr_db=found.psnr_db)
+        checked.append(msgspec.structs.replace(variant, measured=measured, unchecked=found.skipped))
+    return checked
+
+
+def _differs(variant: Variant, golden: GoldenClip) -> OutputsDifferError:
+    assert variant.measured is not None
+    worst = max(variant.measured.max_abs)
+    frame = variant.measured.max_abs.index(worst)
+    return OutputsDifferError(
+        f"{variant.name} differs from {golden.reference} by {worst:.3g} at frame {frame}, over its tolerance "
+        f"of {variant.tolerance:.3g} ({variant.tolerance_reason}): compile with a larger --atol, then "
+        f"superlower check --atol {variant.tolerance:.3g} --bisect names the node"
+    )
+
+
+def state_pairs(program: Program, graph: str) -> tuple[tuple[str, str], ...]:
+    """Graph outputs and inputs that an engine can keep to itself: (output name, input name).
+
+    A hidden state qualifies if one equation alone calls the graph, and nothing but that equation reads it.
+    """
+    callers = [e for e in program.equations if e.graph == graph]
+    if len(callers) != 1:
+        return ()
+    readers: dict[str, list[tuple[str, str]]] = {}
+    for equation in program.equations:
+        for name, read in equation.reads.items():
+            readers.setdefault(read.stream, []).append((equation.name, name))
+    return tuple(
+        (made, readers[stream][0][1])
+        for made, stream in callers[0].outputs.items()
+        if stream != program.output and [r[0] for r in readers.get(stream, [])] == [callers[0].name]
+    )
+
+
+def _tidy(workdir: Path, artifact: Artifact) -> None:
+    """Remove what the build left that the engine doesn't need."""
+    wanted = set(artifact.files.values())
+    for file in [p for p in workdir.rglob("*") if p.is_file()]:
+        if file.relative_to(workdir).as_posix() not in wanted:
+            file.unlink()
