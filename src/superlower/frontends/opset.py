@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import onnx_ir as ir
 from onnxscript import version_converter
 
@@ -33,7 +34,7 @@ def convert_opset(model: ir.Model, where: str) -> ir.Model:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise _refuse(where, found, lines[0]) from error
     if model.opset_imports.get("") != OPSET:
-        raise _refuse(where, found, "one of its operators has no conversion")
+        raise _refuse(where, found, f"no conversion of {_newer(model, found)}")
     if held:
         _release(model)
     return model
@@ -43,6 +44,22 @@ def _refuse(where: str, found: int, reason: str) -> BadInputError:
     return BadInputError(
         f"{where} is of opset {found} and can't be converted to {OPSET}: {reason}; export it at opset {OPSET}"
     )
+
+
+def _newer(model: ir.Model, found: int) -> str:
+    """The operators to blame: those our opset lacks, or failing that those it has in another version."""
+    names = sorted({node.op_type for node in model.graph if node.domain == ""})
+    lacking = [name for name in names if _since(name, OPSET) is None]
+    changed = [name for name in names if _since(name, OPSET) != _since(name, found)]
+    return ", ".join(lacking or changed or names)
+
+
+def _since(name: str, opset: int) -> int | None:
+    """The opset in which the operator's form at `opset` came up; None where it doesn't exist."""
+    try:
+        return int(onnx.defs.get_schema(name, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return None
 
 
 def _hold_grid_samples(model: ir.Model, where: str, found: int) -> list[ir.Node]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -42,10 +43,9 @@ def export_module(
     """
     import torch
 
-    module = module.eval()
     # Clones, since torch.export makes one graph input of a tensor that is passed twice.
     examples = tuple(tensor.clone() for tensor in inputs.values())
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), _evaluating(module):
         try:
             program = torch.onnx.export(
                 module,
@@ -62,6 +62,18 @@ def export_module(
     model = program.model
     _name_values(model.graph, list(inputs), list(outputs), name)
     return _clean(model, name, scope)
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, and each of its parts as it was afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _failure(name: str, error: Exception) -> BadInputError | UnsupportedOperatorError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from superlower.errors import BadInputError
+from superlower.frontends.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,7 +64,8 @@ def read_state(path: Path, rules: Sequence[Rule] = ()) -> dict[str, Tensor]:
     if not path.is_file():
         raise BadInputError(f"no such checkpoint: {path}")
     try:
-        root = torch.load(path, map_location="cpu", weights_only=True)
+        with quiet():
+            root = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise BadInputError(
             f"{path} is not a PyTorch checkpoint of plain tensors: {_first_line(error)}"

@@ -1,0 +1,49 @@
+"""Shared by the frontends' tests: oracles, ONNX Runtime on a graph, a cache that outlives a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+from superlower import ir
+from superlower.program.model import TemporalModel
+
+Array = NDArray[np.generic]
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """The folder of reference inputs and outputs."""
+    default = Path(__file__).parents[2].parent / "shared" / "oracles"
+    folder = Path(os.environ.get("SUPERLOWER_ORACLES", default))
+    if not folder.is_dir():
+        pytest.skip(f"no oracles at {folder}: set SUPERLOWER_ORACLES")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def caller() -> Callable[[TemporalModel], Callable[[str, Mapping[str, Array]], Mapping[str, Array]]]:
+    """Makes the function `interpret` calls a model's graphs with, on ONNX Runtime with one thread."""
+
+    def make(model: TemporalModel) -> Callable[[str, Mapping[str, Array]], Mapping[str, Array]]:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        sessions = {
+            name: ort.InferenceSession(ir.serialize(graph), options, providers=["CPUExecutionProvider"])
+            for name, graph in model.graphs.items()
+        }
+
+        def call(graph: str, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+            session = sessions[graph]
+            names = [value.name for value in session.get_outputs()]
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+        return call
+
+    return make

