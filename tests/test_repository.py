@@ -1,4 +1,4 @@
-"""The repository keeps its own rules: layers, docstrings, module size, one version, lazy SDKs, clean files."""
+"""The repository keeps its own rules: layers, docstrings, size, one version, lazy SDKs, clean files."""
 
 from __future__ import annotations
 
