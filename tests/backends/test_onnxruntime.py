@@ -126,6 +126,25 @@ def test_an_operator_without_a_kernel_is_found(cpu_target: Target) -> None:
     assert "Could not find an implementation for Conv" in node.detail
 
 
+def test_a_misspelt_mode_is_rewritten_and_then_runs(cpu_target: Target, tmp_path: Path) -> None:
+    model = text(
+        """y = GridSample<mode = "linear", align_corners = 1>(x, g)""",
+        "float[1,4,8,8] x, float[1,8,8,2] g",
+    )
+    [node] = BACKEND.coverage(model, cpu_target, Precision.FP32)
+    assert (node.support, node.detail) == (Support.REWRITTEN, "guard-grid-sample")
+    for each in BACKEND.legalize(cpu_target, Precision.FP32):
+        each.run(model)
+    artifact = BACKEND.compile(model, cpu_target, ONE_THREAD, tmp_path)
+    session = BACKEND.load(artifact, tmp_path)
+    x = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)
+    rows, columns = np.mgrid[-1:1:8j, -1:1:8j].astype(np.float32)
+    outputs = session.run({"x": x, "g": np.stack([columns, rows], axis=-1)[None]})
+    session.close()
+    # The identity grid, each coordinate off by at most 2^-24 * 8 pixels between values up to 5 apart.
+    np.testing.assert_allclose(outputs["y"], x, rtol=0, atol=2**-24 * 8 * 2 * 5 * 2)
+
+
 def test_fp16_convolutions_fall_back_to_fp32(cpu_target: Target) -> None:
     model = text(
         "a = Conv<pads = [1,1,1,1]>(x, w) b = Cast<to = 1>(a) y = Relu(b)",

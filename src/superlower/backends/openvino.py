@@ -102,7 +102,7 @@ class OpenVino:
         return probe.coverage(model, ask, self.legalize(target, precision))
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
-        """GridSample as the opset spells it; fp16 types. bf16 is typed in the build: ONNX 19 has no such Conv."""
+        """GridSample as the opset spells it; for fp16, types. The build types bf16: ONNX 19 has none."""
         from superlower.passes.guard_grid_sample import GuardGridSample
 
         if precision is not Precision.FP16:
