@@ -20,9 +20,9 @@ Strides: [8192,128,2,1], StrideOrder: [3,2,1,0], Datatype: Float, \
 Format: (Linear) Row major linear format }, { Name: hidden, Dimensions: [1,8,64,64], \
 Strides: [32768,1,512,8], StrideOrder: [3,0,2,1], \
 Datatype: Half, Format: (NHWC) Channel major format }], Constants: [ { Name: one, Dimensions: [], \
-Strides: [], StrideOrder: [], Datatype: Float, Format: (Linear) Row major linear format }], Outputs: [ { Name: out, \
-Dimensions: [1,8,64,64], Strides: [32768,1,512,8], StrideOrder: [3,0,2,1], Datatype: Half, \
-Format: (NHWC) Channel major format }], TacticName: __myl_AddGrid_0xdbf1, StreamId: 0, \
+Strides: [], StrideOrder: [], Datatype: Float, Format: (Linear) Row major linear format }], \
+Outputs: [ { Name: out, Dimensions: [1,8,64,64], Strides: [32768,1,512,8], StrideOrder: [3,0,2,1], \
+Datatype: Half, Format: (NHWC) Channel major format }], TacticName: __myl_AddGrid_0xdbf1, StreamId: 0, \
 Metadata: [ONNX Layer: warp.add]\x1f[ONNX Layer: warp.sample]
 Name: __myl_Move_myl0_1, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,8,64,64], \
 Strides: [32768,4096,64,1], StrideOrder: [3,2,1,0], Datatype: Float, \

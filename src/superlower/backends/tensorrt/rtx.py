@@ -105,12 +105,13 @@ class TensorRtRtx:
         A sampling grid has the type of what it samples, so warps become fp32 islands, whose casts the
         compiler fuses into the sampling kernel.
         """
-        from superlower.passes.convert_precision import ConvertPrecision
         from superlower.passes.guard_grid_sample import GuardGridSample
 
-        if precision in (Precision.FP16, Precision.BF16):
-            return (ConvertPrecision(precision), GuardGridSample())
-        return (GuardGridSample(),)
+        if precision not in (Precision.FP16, Precision.BF16):
+            return (GuardGridSample(),)
+        from superlower.passes.convert_precision import ConvertPrecision
+
+        return (ConvertPrecision(precision), GuardGridSample())
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Build a plan for the target's architecture, in a process of its own.
