@@ -19,7 +19,7 @@ from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Sessio
 from superlower.backends.process import LOG, build_in_subprocess
 from superlower.backends.tvm import build, engine, supported
 from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError, unknown_name
-from superlower.ir import infer_shapes, save
+from superlower.ir import infer_shapes, io_shapes, save
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
@@ -80,10 +80,14 @@ class Tvm:
         return build.covered(result)
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
-        """TVM samples grids natively; only half-precision data must be cast around it."""
+        """GridSample's modes as the importer reads them; for fp16 the graph's types, warps left in fp32."""
         from superlower.passes.guard_grid_sample import GuardGridSample
 
-        return (GuardGridSample(),)
+        if precision is not Precision.FP16:
+            return (GuardGridSample(),)
+        from superlower.passes.convert_precision import ConvertPrecision
+
+        return (GuardGridSample(), ConvertPrecision(precision))
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Build `workdir`/engine.so from a legalized graph of fixed sizes.
@@ -99,8 +103,10 @@ class Tvm:
         level = _opt_level(options)
         if options.stateful:
             raise BadInputError("tvm keeps no states inside an engine: build without stateful pairs")
+        io = _io(model)
         if (reason := supported.refused(infer_shapes(model))) is not None:
             raise UnsupportedOperatorError(f"tvm: {reason}")
+        workdir.mkdir(parents=True, exist_ok=True)
         graph = workdir / "model.onnx"
         save(model, graph)
         request = build.Request(model=str(graph), target=_target(target, options), opt_level=level)
@@ -116,6 +122,7 @@ class Tvm:
             )
         finally:
             graph.unlink(missing_ok=True)
+        (workdir / engine.IO).write_bytes(msgspec.json.encode(io))
         return Artifact(
             backend=self.name,
             target=target.name,
@@ -141,7 +148,7 @@ class Tvm:
                 return f"{target.title} is sm_{target.compute_capability}; this machine has {have}"
             return None
         if target.kind == "cpu":
-            if target.architecture in (platform.machine(), ""):
+            if target.architecture.replace("-", "_") == platform.machine():
                 return None
             return f"{target.title} is {target.architecture}; this machine is {platform.machine()}"
         return self.serves(target, Precision.FP32)
@@ -211,3 +218,15 @@ def _lacking(artifact: Artifact) -> list[str]:
         return []
     flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
     return sorted(needs - set(flags.split())) if flags else []
+
+
+def _io(model: ir.Model) -> engine.Io:
+    inputs, outputs = io_shapes(model)
+    for name, shape in inputs.items():
+        if min(shape, default=1) < 1:
+            raise BadInputError(f"tvm builds for fixed sizes: input '{name}' has shape {list(shape)}")
+    types = {value.name: str(value.dtype.numpy()) for value in model.graph.inputs if value.dtype is not None}
+    return engine.Io(
+        inputs=tuple(engine.Tensor(name=n, dtype=types[n], shape=s) for n, s in inputs.items()),
+        outputs=tuple(outputs),
+    )

@@ -96,6 +96,30 @@ def provide_driver(folder: Path) -> str:
     return "stand-in libcuda.so.1"
 
 
+def provide_runtime() -> None:
+    """Load CUDA 13's runtime library, from NVIDIA's wheel where the machine has none on its path.
+
+    Raises:
+        MissingSdkError: it is in neither.
+    """
+    for name in ["libcudart.so.13", *_in_wheels("*/lib/libcudart.so.13")]:
+        try:
+            ctypes.CDLL(name, ctypes.RTLD_GLOBAL)
+            return
+        except OSError:
+            continue
+    raise MissingSdkError(
+        "TVM's CUDA library needs libcudart.so.13, which isn't here: pip install 'nvidia-cuda-runtime==13.*'"
+    )
+
+
+def _in_wheels(pattern: str) -> list[str]:
+    """Files of NVIDIA's wheels, which share the namespace package `nvidia`."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = (spec.submodule_search_locations or []) if spec else []
+    return [str(path) for root in roots for path in sorted(Path(root).glob(pattern))]
+
+
 def _nvcc(arch: str, workdir: Path) -> CudaCompiler | str:
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     if nvcc is None:
@@ -147,11 +171,7 @@ def _nvrtc(arch: str, workdir: Path) -> CudaCompiler | str:
 
 def _nvrtc_library() -> ctypes.CDLL | None:
     """NVRTC from NVIDIA's wheels (also those PyTorch brings), or from the machine's library path."""
-    candidates: list[str] = []
-    spec = importlib.util.find_spec("nvidia")
-    for root in (spec.submodule_search_locations or []) if spec else []:
-        candidates += sorted(map(str, Path(root).glob("*/lib/libnvrtc.so.*")))
-    for name in [*candidates, "libnvrtc.so.12", "libnvrtc.so.13"]:
+    for name in [*_in_wheels("*/lib/libnvrtc.so.*"), "libnvrtc.so.12", "libnvrtc.so.13"]:
         try:
             return ctypes.CDLL(name)
         except OSError:
@@ -169,7 +189,9 @@ def _nvrtc_compile(library: ctypes.CDLL, code: str, arch: str) -> bytes:
         ctypes.byref(program), code.encode(), b"kernels.cu", len(headers), sources, names
     )
     flags = [f"--gpu-architecture={arch}".encode(), b"--std=c++17"]
-    if (include := _toolkit_headers()) is not None:
+    if "cuda_fp16.h" in code:
+        if (include := _toolkit_headers()) is None:
+            raise MissingSdkError("cuda_fp16.h isn't here: pip install 'nvidia-cuda-runtime-cu12==12.9.*'")
         flags.append(f"--include-path={include}".encode())
     status = library.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
     log = _nvrtc_text(library, program, "ProgramLog").decode(errors="replace")
@@ -192,11 +214,9 @@ def _nvrtc_text(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> by
 
 def _toolkit_headers() -> Path | None:
     """Where cuda_fp16.h is: half-precision kernels include it."""
-    spec = importlib.util.find_spec("nvidia")
-    roots = [Path(r) for r in (spec.submodule_search_locations or [])] if spec else []
-    found = [p for root in roots for p in sorted(root.glob("*/include"))]
-    found += [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"]
-    return next((p for p in found if (p / "cuda_fp16.h").is_file()), None)
+    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include" / "cuda_fp16.h"
+    found = [*map(Path, _in_wheels("*/include/cuda_fp16.h")), toolkit]
+    return next((header.parent for header in found if header.is_file()), None)
 
 
 _CSTDINT = """
@@ -211,12 +231,12 @@ typedef long long int64_t; typedef unsigned long long uint64_t;
 _TYPE_TRAITS = """
 namespace cuda { namespace std {
 template <class T, T v> struct integral_constant { static constexpr T value = v; };
-template <class A, class B> struct is_same : integral_constant<bool, __is_same(A, B)> {};
+template <class A, class B> struct is_same : integral_constant<bool, false> {};
+template <class A> struct is_same<A, A> : integral_constant<bool, true> {};
 template <class A, class B> inline constexpr bool is_same_v = is_same<A, B>::value;
 template <class T> struct is_floating_point
     : integral_constant<bool, is_same_v<T, float> || is_same_v<T, double>> {};
-template <class T> struct is_integral
-    : integral_constant<bool, __is_convertible_to(T, long long) && !is_floating_point<T>::value> {};
+template <class T> struct is_integral : integral_constant<bool, T(0.5) == T(0)> {};
 template <class T> struct is_signed : integral_constant<bool, T(-1) < T(0)> {};
 template <class T> struct is_unsigned : integral_constant<bool, !(T(-1) < T(0))> {};
 template <bool B, class T = void> struct enable_if {};

@@ -15,6 +15,7 @@ import numpy as np
 
 from superlower.backends.base import Feeds, Outputs
 from superlower.backends.session import PooledSession, Port
+from superlower.backends.tvm.cuda import provide_runtime
 from superlower.errors import BadInputError, MissingSdkError
 
 LIBRARY, IO = "engine.so", "engine.json"
@@ -71,6 +72,8 @@ def open_session(
         raise BadInputError(f"{folder / io} can't be read ({error}): compile the model again") from error
     if not path.is_file():
         raise BadInputError(f"no such engine: {path}; compile the model again")
+    if cuda:
+        provide_runtime()
     try:
         tvm = import_runtime()
     except (ImportError, OSError) as error:

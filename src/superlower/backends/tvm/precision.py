@@ -9,6 +9,7 @@ a float16 sum loses up to 576 * 2^-11 of its size.
 
 from __future__ import annotations
 
+from inspect import signature
 from operator import attrgetter
 from typing import Any
 
@@ -27,8 +28,10 @@ def accumulate_in_float32(module: Any) -> Any:
             kind = str(getattr(call.op, "name", "")).removeprefix("relax.")
             if kind not in SUMMING or any(str(operand.ty.dtype) != "float16" for operand in call.args):
                 return call
-            attributes = {name: call.attrs[name] for name in call.attrs.keys()}  # noqa: SIM118
-            wide = attrgetter(kind)(relax.op)(*call.args, **{**attributes, "out_dtype": "float32"})
+            make = attrgetter(kind)(relax.op)
+            options = list(signature(make).parameters)[len(call.args) :]
+            attributes = {name: getattr(call.attrs, name) for name in options}
+            wide = make(*call.args, **{**attributes, "out_dtype": "float32"})
             return relax.op.astype(self.builder_.normalize(wide), "float16")
 
     widen = Widen(module)

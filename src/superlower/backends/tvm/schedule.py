@@ -30,41 +30,49 @@ class Registers:
 
 
 def registers(features: frozenset[str]) -> Registers:
-    """What a CPU of these LLVM features has: 32 registers of 512 bits, 16 of 256, or at least 16 of 128."""
+    """What a CPU of these LLVM features has: 32 registers of 512 bits, 16 of 256, 32 or 16 of 128."""
     if "avx512f" in features:
         return Registers(lanes=16, accumulators=24)
     if "avx" in features:
         return Registers(lanes=8, accumulators=12)
+    if "neon" in features:
+        return Registers(lanes=4, accumulators=24)
     return Registers(lanes=4, accumulators=12)
 
 
-def schedule_module(mod: Any, vectors: Registers) -> Any:
-    """Schedule every primitive function of an IRModule; one whose form isn't understood stays as it is."""
+def schedule_module(mod: Any, vectors: Registers) -> tuple[Any, list[str]]:
+    """Schedule every primitive function of an IRModule.
+
+    Returns:
+        The module, and the names of the functions left as they were: none of their loops is understood.
+    """
     from tvm import tirx
+    from tvm.s_tir.schedule import ScheduleError
 
-    scheduled = {}
-    for name, function in mod.functions_items():
-        if isinstance(function, tirx.PrimFunc):
-            result = schedule_function(function, vectors)
-            if result is not None:
-                scheduled[name] = result
-    for name, function in scheduled.items():
-        mod[name] = function
-    return mod
+    left = []
+    for name, function in list(mod.functions_items()):
+        if not isinstance(function, tirx.PrimFunc):
+            continue
+        try:
+            mod[name] = schedule_function(function, vectors)
+        except ScheduleError:
+            left.append(str(name.name_hint))
+    return mod, left
 
 
-def schedule_function(function: Any, vectors: Registers) -> Any | None:
-    """A scheduled copy of a primitive function, or None where it isn't a set of plain loop nests."""
+def schedule_function(function: Any, vectors: Registers) -> Any:
+    """A scheduled copy of a primitive function.
+
+    Raises:
+        ScheduleError: it isn't a set of plain loop nests.
+    """
     from tvm import s_tir
     from tvm.s_tir.schedule import ScheduleError
 
     schedule = s_tir.Schedule(function)
-    try:
-        blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    except (ScheduleError, ValueError):
-        return None
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     if not all(_is_plain(schedule, block) for block in blocks):
-        return None
+        raise ScheduleError("a block's loops aren't its axes")
     blocks = _inline(schedule, blocks)
     done: set[str] = set()
     for block in blocks:
