@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import subprocess
 import sys
@@ -166,9 +167,18 @@ def test_two_exports_are_the_same_bytes_and_hold_no_path(model) -> None:
             assert trace not in data
 
 
-def test_export_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    BasicVsr().export(request(36, 36, blocks="1"))
+def test_export_of_a_small_frame_from_a_file(
+    small_state: dict[str, torch.Tensor], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = save({"params": small_state}, tmp_path / "weights.pth")
+    program = BasicVsr().export(request(20, 40, path)).program
     assert capfd.readouterr() == ("", "")
+    assert program.frame.padded == (MINIMUM_SIDE, 40)
+    assert program.sizes("output") == (1, 3, 4 * MINIMUM_SIDE, 160)
+    assert program.provenance["blocks"] == str(BLOCKS)
+    assert program.provenance["weights"] == str(path)
+    assert program.provenance["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "weights_sha256" not in exported(64, 64).program.provenance
 
 
 def test_lists_without_torch() -> None:
@@ -191,51 +201,16 @@ def test_lists_without_torch() -> None:
     assert all("pip install 'superlower[torch]'" in line for line in lines)
 
 
-def test_small_frames_are_padded_to_what_the_flow_needs() -> None:
-    program = exported(20, 40).program
-    assert program.frame.padded == (MINIMUM_SIDE, 40)
-    assert program.sizes("output") == (1, 3, 4 * MINIMUM_SIDE, 160)
-
-
-def mmagic_name(key: str) -> str:
-    """A BasicSR key as mmagic's generator has it."""
-    key = key.replace("backward_trunk.", "backward_resblocks.").replace(
-        "forward_trunk.", "forward_resblocks."
-    )
-    key = key.replace("upconv1.", "upsample1.upsample_conv.").replace("upconv2.", "upsample2.upsample_conv.")
-    parts = key.split(".")
-    if parts[:2] == ["spynet", "basic_module"]:
-        parts[4:5] = [str(int(parts[4]) // 2), "conv"]
-    return "generator." + ".".join(parts)
-
-
-@pytest.mark.parametrize("form", ["root", "params", "params_ema", "parallel", "mmagic"])
-def test_every_form_of_checkpoint_loads(
-    form: str, small_state: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
-    other = {key: torch.zeros_like(value) for key, value in small_state.items()}
-    forms: dict[str, object] = {
-        "root": small_state,
-        "params": {"params": small_state},
-        "params_ema": {"params": other, "params_ema": small_state},
-        "parallel": {"params": {f"module.{k}": v for k, v in small_state.items()}},
-        "mmagic": {
-            "meta": {"epoch": 3},
-            "state_dict": {
-                **{mmagic_name(k): v for k, v in small_state.items()},
-                "step_counter": torch.zeros(1),
-                "pixel_loss.weight": torch.zeros(1),
-            },
-        },
-    }
-    path = save(forms[form], tmp_path / "weights.pth")
+def test_a_checkpoint_file_is_what_runs(small_state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = save({"params": small_state}, tmp_path / "weights.pth")
     frames = clip(40, 40, 2)
-    expected = BasicVsrNet(BLOCKS).eval()
-    expected.load_state_dict(small_state)
+    network = BasicVsrNet(BLOCKS).eval()
+    network.load_state_dict(small_state)
     with torch.no_grad():
-        wanted = expected(torch.from_numpy(np.concatenate(frames))).numpy()
-    found = np.concatenate(BasicVsr().reference(request(40, 40, path))(frames))
-    np.testing.assert_array_equal(found, wanted)
+        expected = network(torch.from_numpy(np.concatenate(frames))).numpy()
+    np.testing.assert_array_equal(
+        np.concatenate(BasicVsr().reference(request(40, 40, path))(frames)), expected
+    )
 
 
 def test_another_number_of_blocks_is_refused(small_state: dict[str, torch.Tensor], tmp_path: Path) -> None:

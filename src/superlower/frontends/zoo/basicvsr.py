@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from superlower.errors import BadInputError, MissingSdkError, unknown_name
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
+from superlower.frontends.fetch import file_sha256
 from superlower.frontends.zoo.checkpoint import Rule, load_strictly, random_seed, read_state, seed_parameters
 from superlower.program.model import Edge, Equation, Frame, Program, Stream, TemporalModel
 
@@ -96,7 +97,7 @@ class BasicVsr:
         from superlower.frontends.torch_export import export_module
         from superlower.frontends.zoo.basicvsr_torch import Step
 
-        program = _program(request)
+        program = _program(request, network.blocks)
         height, width = program.frame.padded
         frame = torch.zeros(1, 3, height, width)
         hidden = torch.zeros(1, FEATURES, height, width)
@@ -172,7 +173,7 @@ def _blocks_option(options: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-def _program(request: ExportRequest) -> Program:
+def _program(request: ExportRequest, blocks: int) -> Program:
     flow = Stream(shape=(1, 2, "H", "W"))
     hidden = Stream(shape=(1, FEATURES, "H", "W"))
     return Program(
@@ -214,16 +215,20 @@ def _program(request: ExportRequest) -> Program:
                 outputs={"hidden_next": "hf", "output": "output"},
             ),
         ),
-        provenance=_provenance(request),
+        provenance=_provenance(request, blocks),
     )
 
 
-def _provenance(request: ExportRequest) -> dict[str, str]:
+def _provenance(request: ExportRequest, blocks: int) -> dict[str, str]:
     import torch
 
-    return {
+    found = {
         "architecture": BasicVsr.name,
+        "blocks": str(blocks),
         "paper": BasicVsr.paper,
         "weights": request.source,
         "exporter": f"torch.onnx {torch.__version__}",
     }
+    if random_seed(request.weights) is None:
+        found["weights_sha256"] = file_sha256(request.weights)
+    return found

@@ -29,6 +29,7 @@ class BasicVsrNet(nn.Module):
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
+        self.blocks = blocks
         self.spynet = SpyNet()
         self.backward_trunk = Trunk(FEATURES + 3, FEATURES, blocks)
         self.forward_trunk = Trunk(FEATURES + 3, FEATURES, blocks)

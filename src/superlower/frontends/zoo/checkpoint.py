@@ -35,8 +35,8 @@ def seed_parameters(network: nn.Module, seed: int) -> None:
     """Set every parameter from its name and `seed` alone; buffers keep their defaults.
 
     A parameter is normal with deviation 0.7 / sqrt(fan_in) (0.3 / sqrt(fan_in) for offset predictors, 0.02
-    for vectors), drawn by NumPy's default generator from crc32(name) xor seed: activations of deep networks
-    then neither vanish nor overflow.
+    for vectors), drawn by NumPy's default generator from crc32(name) xor seed: residual networks then keep
+    their activations in range, however deep.
     """
     import torch
 
