@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
+from math import lcm
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,7 @@ LOSSLESS = "ffv1"
 """The codec that keeps RGB bit for bit; its files end in .mkv."""
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_RATES = {"crf", "qp", "b"}
 _NO_TIMES = 0x80  # AVFMT_NOTIMESTAMPS
 _RATED = {"libx264", "libx265", "libsvtav1", "libvpx-vp9", "libaom-av1"}
 
@@ -42,8 +44,8 @@ class VideoReader:
         allow_damaged: go on past what can't be decoded, with a warning, and take a cut file as it is.
 
     Raises:
-        BadInputError: no such file, no video, no frames, a missing end (a .ts cut between two frames can't be
-            told); and while iterating, damage, or frames that change size.
+        BadInputError: no such file, no video, no frames, a missing end (of a .ts that can't always be told);
+            and while iterating, damage, or frames that change size.
     """
 
     def __init__(self, path: Path | str, *, allow_damaged: bool = False) -> None:
@@ -69,8 +71,13 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[ClipFrame]:
         converter = Converter(self.color)
+
+        def shown(index: int, frame: Any, duration: int) -> ClipFrame:
+            rgb = self._orientation.apply(converter.to_rgb(frame))
+            return ClipFrame(rgb, index, frame.pts, self.time_base, duration)
+
         default = max(1, round(1 / (self.rate * self.time_base)))
-        due = 0
+        held: Any = None
         with self._opened() as container:
             for index, frame in enumerate(self._decoded(container, main_video(container))):
                 if (frame.height, frame.width) != self._stored:
@@ -78,10 +85,14 @@ class VideoReader:
                         f"{self.path}: frame {index} is {frame.width}x{frame.height} where those before are "
                         f"{self._stored[1]}x{self._stored[0]}: cut the video there and upscale the parts"
                     )
-                pts = due if frame.pts is None else frame.pts
-                due = pts + (frame.duration or default)
-                rgb = self._orientation.apply(converter.to_rgb(frame))
-                yield ClipFrame(rgb, index, pts, self.time_base, frame.duration or 0)
+                if frame.pts is None:
+                    frame.pts = 0 if held is None else held.pts + (held.duration or default)
+                # How long a frame is shown, the next one tells: files count durations in decoding order.
+                if held is not None:
+                    yield shown(index - 1, held, max(0, frame.pts - held.pts))
+                held = frame
+            if held is not None:
+                yield shown(index, held, held.duration or default)
 
     def __enter__(self) -> Self:
         return self
@@ -277,22 +288,26 @@ class VideoWriter:
             raise BadInputError(
                 f"a {container.name} file can't hold the times of frames: name the output .mp4 or .mkv"
             )
-        return av.open(f"file:{self._partial}", "w", format=container.name)
+        exact = {}
+        if container.name in ("mp4", "mov", "ipod"):
+            # Edit lists count in this unit. FFmpeg's default, milliseconds, can cut the last frame off.
+            exact["movie_timescale"] = str(_common_unit(self._time_base))
+        return av.open(f"file:{self._partial}", "w", format=container.name, container_options=exact)
 
     def _video_stream(self, codec: str, clip: Clip, crf: int, options: Mapping[str, str]) -> Any:
         import av
         from av.codec.context import Flags
 
-        rated = {"crf": str(crf)} if codec in _RATED else {}
-        if codec == "libvpx-vp9":
+        rated = {"crf": str(crf)} if codec in _RATED and not _RATES & options.keys() else {}
+        if rated and codec == "libvpx-vp9":
             rated["b"] = "0"
         try:
             stream = self._container.add_stream(codec, rate=clip.rate, options={**rated, **options})
+        except av.codec.codec.UnknownCodecError as error:
+            raise BadInputError(f"this build of FFmpeg has no encoder '{codec}'") from error
         except ValueError as error:
             hint = "; name the output .mkv" if codec == LOSSLESS else ""
             raise BadInputError(f"can't put {codec} video into {self.path}: {error}{hint}") from error
-        except av.FFmpegError as error:
-            raise BadInputError(f"this build of FFmpeg has no encoder '{codec}'") from error
         stream.height, stream.width = self._size
         stream.pix_fmt = self._pixel_format
         stream.time_base = self._time_base
@@ -335,6 +350,12 @@ class VideoWriter:
                     f"disk full while writing {self.path}: {reason}; free some space or name another folder"
                 ) from error
             raise BadInputError(f"can't write {self.path}: {reason}") from error
+
+
+def _common_unit(time_base: Fraction) -> int:
+    """Ticks a second in which the video's times and 48 kHz sound's are whole numbers, if 31 bits will do."""
+    unit = lcm(time_base.denominator, 48000)
+    return unit if unit < 2**31 else time_base.denominator
 
 
 def _pixel_format(wanted: str | None, codec: str, height: int, width: int) -> str:
