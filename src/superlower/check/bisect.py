@@ -56,6 +56,7 @@ def bisect(
     variant: Variant,
     golden: GoldenClip,
     *,
+    atol: float | None = None,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Culprit | None:
     """Find the first node of the first call that goes wrong; None if every call agrees by itself.
@@ -66,7 +67,7 @@ def bisect(
     """
     sdk, where = backend(variant.backend), target(variant.target)
     model = bundle.model()
-    limit = variant.tolerance
+    limit = variant.tolerance if atol is None else atol
     calls = _reference_calls(bundle, golden)
     sessions = bundle.load(variant)
     try:

@@ -112,7 +112,7 @@ def compile_bundle(
         jobs: from `plan_jobs`.
         golden: the clip that every variant able to run here must reproduce.
         output: the bundle's folder.
-        options: of every build but for its precision and states.
+        options: of every build but for its precision and states; settings are named BACKEND.KEY.
         states_inside: keep hidden states inside engines where the backend can.
         extra: passes to run before the default ones.
         atol: instead of the precision's own tolerance.
@@ -196,7 +196,9 @@ def _build(
         workdir = place / name
         workdir.mkdir(parents=True)
         states = state_pairs(model.program, name) if states_inside else ()
-        asked = replace(options, precision=job.precision, stateful=states)
+        own = f"{job.backend.name}."
+        settings = {k.removeprefix(own): v for k, v in options.settings.items() if k.startswith(own)}
+        asked = replace(options, precision=job.precision, stateful=states, settings=settings)
         engines[name] = job.backend.compile(legal, job.target, asked, workdir)
         _tidy(workdir, engines[name])
         progress.advance(name)

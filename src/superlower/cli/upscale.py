@@ -1,0 +1,100 @@
+"""superlower upscale: video through a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from superlower.bundle.bundle import Bundle
+from superlower.cli.common import (
+    Bars,
+    DryRun,
+    JsonFlag,
+    Settings,
+    console,
+    parse_bytes,
+    parse_settings,
+    print_json,
+)
+from superlower.driver import upscale as driver
+from superlower.media.clip import open_clip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("upscale")(upscale)
+
+
+def upscale(
+    bundle_path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
+    source: Annotated[Path, typer.Option("-i", "--input", help="Video file, or folder of PNG frames.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Video file, or folder for PNG frames.")],
+    backend_name: Annotated[
+        str | None, typer.Option("--backend", "-b", help="Backend; default: the bundle's first that fits.")
+    ] = None,
+    variant_name: Annotated[str | None, typer.Option("--variant", help="Variant by its name.")] = None,
+    frames: Annotated[int | None, typer.Option("--frames", min=1, help="Stop after so many.")] = None,
+    max_memory: Annotated[
+        str, typer.Option("--max-memory", help="For the states of a clip; it is cut in chunks beyond.")
+    ] = "4GB",
+    chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Frames a chunk.")] = None,
+    look_ahead: Annotated[
+        int | None, typer.Option("--look-ahead", min=0, help="Frames a chunk looks beyond its own.")
+    ] = None,
+    in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Calls at the same time.")] = 1,
+    codec: Annotated[str, typer.Option("--codec", help="Video encoder.")] = "libx264",
+    crf: Annotated[int, typer.Option("--crf", help="Encoder's quality; lower is better.")] = 16,
+    pixel_format: Annotated[str | None, typer.Option("--pixel-format", help="As yuv420p.")] = None,
+    settings: Settings = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+    allow_damaged: Annotated[
+        bool, typer.Option("--allow-damaged", help="Go on past damage in the source.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: JsonFlag = False,
+) -> None:
+    """Upscale a video with BUNDLE's engines; sound, subtitles and frame times are kept."""
+    bundle = Bundle.open(bundle_path)
+    variant = bundle.pick(variant_name, backend_name)
+    limit = parse_bytes(max_memory)
+    if dry_run:
+        with open_clip(source) as clip:
+            count = clip.frames if frames is None else frames
+            plan = driver.plan_chunks(bundle.program, count, limit, chunk=chunk, look_ahead=look_ahead)
+        console.print(f"would upscale {source} with {variant.name}: {_describe(plan)}")
+        return
+    with Bars() as bars:
+        done = driver.upscale(
+            bundle,
+            variant,
+            source,
+            output,
+            max_bytes=limit,
+            chunk=chunk,
+            look_ahead=look_ahead,
+            limit=frames,
+            in_flight=in_flight,
+            codec=codec,
+            crf=crf,
+            pixel_format=pixel_format,
+            codec_options=parse_settings(settings),
+            overwrite=overwrite,
+            allow_damaged=allow_damaged,
+            progress=bars,
+        )
+    if json:
+        print_json({"output": output, "variant": variant.name, "result": done})
+    console.print(
+        f"{output}: {done.frames} frames by {variant.name} in {done.seconds:.1f} s "
+        f"({done.frames / done.seconds:.2f} a second); {_describe(done.chunking)}, "
+        f"{done.peak_bytes / 1e6:.0f} MB measured",
+        markup=False,
+    )
+
+
+def _describe(plan: driver.Chunking) -> str:
+    cut = "the whole clip in one go" if plan.chunk is None else f"chunks of {plan.chunk} frames"
+    ahead = f", looking {plan.look_ahead} ahead" if plan.look_ahead else ""
+    return f"{cut}{ahead}, states at most {plan.predicted_bytes / 1e6:.0f} MB"
