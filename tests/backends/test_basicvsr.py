@@ -18,8 +18,8 @@ pytest.importorskip("torch")
 pytest.importorskip("openvino")
 
 # Each of some 60 layers rounds sums of 600 products by 2^-24 of their size, at random: sqrt(60 * 600) * 2^-24
-# = 1.1e-5 of the values' size, and eight frames feed one another: sqrt(8) times that, 3e-5; three times that for
-# the tail of a million values. Outputs are of order one; hidden states are taken relative to their largest.
+# = 1.1e-5 of the values' size, and eight frames feed one another: sqrt(8) times that, 3e-5; three times that
+# for the tail of a million values. Outputs are of order one; hidden states are held relative to their size.
 TOLERANCE = 1e-4
 FRAMES = 8
 

@@ -159,6 +159,29 @@ def test_fp16_convolutions_fall_back_to_fp32(cpu_target: Target) -> None:
     assert "no fp16 kernel" in found[0].detail
 
 
+def test_fp16_is_typed_with_its_grid_in_fp32(
+    warp_step_model: ir.Model, warp_step_feeds: Arrays, cpu_target: Target, tmp_path: Path
+) -> None:
+    found = BACKEND.coverage(warp_step_model, cpu_target, Precision.FP16)
+    support = {node.node: node.support for node in found}
+    assert all(support[node.node] is Support.FALLBACK for node in found if node.op == "Conv")
+    assert support["warp.centre"] is support["warp.sample"] is Support.NATIVE
+    outputs = {}
+    for precision in (Precision.FP32, Precision.FP16):
+        for each in BACKEND.legalize(cpu_target, precision):
+            each.run(warp_step_model)
+        options, folder = replace(ONE_THREAD, precision=precision), tmp_path / precision
+        artifact = BACKEND.compile(warp_step_model, cpu_target, options, folder)
+        session = BACKEND.load(artifact, folder)
+        outputs[precision] = session.run(warp_step_feeds)
+        session.close()
+    for name, array in outputs[Precision.FP32].items():
+        error = np.abs(outputs[Precision.FP16][name] - array)
+        # Inputs, weights and results are rounded by 2^-12 of themselves in each of 8 layers, at random:
+        # sqrt(3 * 8) * 2^-12 = 0.12 % of the size of the values.
+        assert 0 < np.sqrt(np.mean(error**2)) < 0.0012 * np.sqrt(np.mean(array**2))
+
+
 def test_compiling_an_unknown_operator_names_it(cpu_target: Target, tmp_path: Path) -> None:
     with pytest.raises(
         UnsupportedOperatorError, match=r"doesn't cover my::Frob at node 'a': .*not a registered"

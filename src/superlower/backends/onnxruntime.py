@@ -25,7 +25,7 @@ from superlower.backends.sdk import (
 )
 from superlower.backends.session import PooledSession, Port
 from superlower.errors import BadInputError, BuildFailedError, UnsupportedOperatorError, unknown_name
-from superlower.ir import infer_shapes, load, save, serialize
+from superlower.ir import clone, infer_shapes, load, save, serialize
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
@@ -87,9 +87,13 @@ class OnnxRuntime:
         A node for which ONNX Runtime has no fp16 kernel, and so inserts casts to fp32, is FALLBACK.
         """
         require(self)
-        found = probe.coverage(model, _refusal, self.legalize(target, precision))
+        passes = self.legalize(target, precision)
+        found = probe.coverage(model, _refusal, passes)
         if all(node.support is Support.NATIVE for node in found):
-            cast = _computed_in_fp32(infer_shapes(model))
+            legal = clone(model)
+            for each in passes:
+                each.run(legal)
+            cast = _computed_in_fp32(infer_shapes(legal))
             reason = "no fp16 kernel on the CPU: computed in fp32 between casts"
             found = [
                 NodeSupport(n.node, n.op, Support.FALLBACK, reason) if n.node in cast else n for n in found
@@ -199,7 +203,7 @@ def _session(source: Path | bytes, threads: int, settings: Mapping[str, str]) ->
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # Errors come as exceptions.
     for key, value in settings.items():
         if "." in key:
             options.add_session_config_entry(key, value)

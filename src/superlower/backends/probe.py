@@ -73,6 +73,8 @@ def coverage(model: ir.Model, ask: Ask, passes: Sequence[Pass] = ()) -> list[Nod
     that are taken, is REWRITTEN.
     """
     typed = infer_shapes(model)
+    for node in typed.graph:
+        node.name = node_name(node)  # Passes tell their sites by name.
     if ask(typed) is None:
         return native(typed)
     found = probe_nodes(typed, ask)
