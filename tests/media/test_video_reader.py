@@ -144,3 +144,27 @@ def test_files_that_are_no_videos(make_video, tmp_path: Path) -> None:
             open_clip(tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("codec", "full"), [("mjpeg", True), ("libx264", False)])
+def test_flat_colour_of_full_range_and_of_ten_bits(tmp_path: Path, caplog, codec: str, full: bool) -> None:
+    path = tmp_path / "flat.mkv"
+    colour = np.array([200, 60, 30])
+    luma = colour @ [0.299, 0.587, 0.114] / 255
+    chroma = np.array([(colour[2] / 255 - luma) / 1.772, (colour[0] / 255 - luma) / 1.402])
+    pixel_format, size = ("yuvj420p", 1) if full else ("yuv420p10le", 2)
+    levels = [255 * luma, *(128 + 255 * chroma)] if full else [64 + 876 * luma, *(512 + 896 * chroma)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"qmin": "1", "qmax": "1", "crf": "1"})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, pixel_format
+        stored = av.VideoFrame(64, 64, pixel_format)
+        for plane, level in zip(stored.planes, levels, strict=True):
+            plane.update(round(level).to_bytes(size, "little") * (plane.buffer_size // size))
+        container.mux(stream.encode(stored))
+        container.mux(stream.encode(None))
+    clip = VideoReader(path)
+    assert clip.color is not None
+    assert clip.color.full == full
+    # Half a level of luma, half of chroma times 1.772 (fewer in ten bits), and half a level at the end.
+    assert np.abs(next(iter(clip)).rgb.astype(int) - colour).max() <= 0.5 * (1 + 1.772) + 0.5
+    assert ("more than 8 bits" in caplog.text) == (not full)
