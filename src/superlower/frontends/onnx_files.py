@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 import onnx_ir as ir
-from onnxscript import optimizer
 
 from superlower.errors import BadInputError
 from superlower.frontends.contract import frame_contract, shape_text, stream_sizes
@@ -108,6 +107,9 @@ def _make_static(model: ir.Model, name: str, path: Path, height: int | None, wid
     if min(own_height, own_width, batch) > 0:
         return infer_shapes(model)
     _forget_shapes(model)
+
+    from onnxscript import optimizer
+
     # Shape arithmetic has become constant: folded, it lets shapes through that inference alone leaves open.
     optimizer.fold_constants(model)
     return infer_shapes(model)

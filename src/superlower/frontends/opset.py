@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
-from onnxscript import version_converter
 
 from superlower.errors import BadInputError
 from superlower.frontends.quiet import quiet
@@ -26,6 +25,9 @@ def convert_opset(model: ir.Model, where: str) -> ir.Model:
     found = model.opset_imports.get("")
     if found is None or found == OPSET:
         return model
+
+    from onnxscript import version_converter
+
     held = _hold_grid_samples(model, where, found) if found > OPSET else []
     try:
         with quiet():

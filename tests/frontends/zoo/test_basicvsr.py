@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="PyTorch isn't installed")
 
 import torch
 
-from superlower import ir
+from superlower import ir, plugins
 from superlower.errors import BadInputError
 from superlower.frontends.base import ExportRequest, ZooFrontend
 from superlower.frontends.zoo.basicvsr import MINIMUM_SIDE, BasicVsr
@@ -68,6 +68,7 @@ def small_state() -> dict[str, torch.Tensor]:
 
 def test_is_a_zoo_frontend() -> None:
     assert isinstance(BasicVsr(), ZooFrontend)
+    assert plugins.load("frontend", BasicVsr.name) is BasicVsr
 
 
 def test_names_and_shapes_are_those_of_public_checkpoints(oracles: Path) -> None:
@@ -262,6 +263,11 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
         assert path.name in str(caught.value)
     assert not touched.exists()
+
+
+def test_an_empty_frame_is_refused() -> None:
+    with pytest.raises(BadInputError, match="0x64 pixels has nothing to upscale"):
+        BasicVsr().export(request(64, 0))
 
 
 @pytest.mark.parametrize(

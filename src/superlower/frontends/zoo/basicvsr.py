@@ -90,12 +90,14 @@ class BasicVsr:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
             MissingSdkError: PyTorch isn't installed.
         """
+        if request.height < 1 or request.width < 1:
+            raise BadInputError(f"a frame of {request.width}x{request.height} pixels has nothing to upscale")
         network = self._network(request)
 
         import torch
 
         from superlower.frontends.torch_export import export_module
-        from superlower.frontends.zoo.basicvsr_torch import Step
+        from superlower.frontends.zoo.layers_torch import Method
 
         program = _program(request, network.blocks)
         height, width = program.frame.padded
@@ -118,8 +120,8 @@ class BasicVsr:
             ),
         )
         graphs = {
-            name: export_module(Step(network, function), inputs, outputs, name=name, scope="network")
-            for name, function, inputs, outputs in calls
+            name: export_module(Method(network, method), inputs, outputs, name=name, scope="network")
+            for name, method, inputs, outputs in calls
         }
         return TemporalModel(program, graphs)
 

@@ -6,8 +6,6 @@ inside methods only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,16 +89,3 @@ class BasicVsrNet(nn.Module):
             hidden, output = self.propagate_forward(x, hidden, flow, backs[t])
             outputs.append(output)
         return torch.cat(outputs)
-
-
-class Step(nn.Module):
-    """One step of the network as a module of its own, which is what the exporter takes."""
-
-    def __init__(self, network: BasicVsrNet, function: Callable[..., object]) -> None:
-        super().__init__()
-        self.network = network
-        self._function = function
-
-    def forward(self, *inputs: Tensor) -> object:
-        """What the step's function returns."""
-        return self._function(*inputs)

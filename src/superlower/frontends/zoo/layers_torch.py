@@ -5,6 +5,7 @@ Every size is taken from the tensor's static shape, so an export carries constan
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -132,3 +133,19 @@ class SpyNet(nn.Module):
             flow = up + module(torch.cat((ref, flow_warp(sup, up, padding="border"), up), dim=1))
         estimate: Tensor = flow
         return estimate
+
+
+class Method(nn.Module):
+    """One method of a network as a module of its own, which is what the exporter takes.
+
+    The network's names are then under the scope "network".
+    """
+
+    def __init__(self, network: nn.Module, method: Callable[..., object]) -> None:
+        super().__init__()
+        self.network = network
+        self._method = method
+
+    def forward(self, *inputs: Tensor) -> object:
+        """What the method returns."""
+        return self._method(*inputs)
