@@ -57,11 +57,11 @@ test: $(STAMP)
 test-full: $(STAMP)
 	@$(PYTEST) $(ARGS)
 
+# Each runs whatever the one before it found.
+LINTERS := 'ruff check --quiet $(CODE)' 'ruff format --quiet --check $(CODE)' 'mypy' 'lint-imports --no-logo'
+
 lint: $(STAMP)
-	@echo "ruff check" && $(BIN)/ruff check --quiet $(CODE)
-	@echo "ruff format" && $(BIN)/ruff format --quiet --check $(CODE)
-	@echo "mypy" && $(BIN)/mypy
-	@echo "import-linter" && $(BIN)/lint-imports --no-logo
+	@status=0; for tool in $(LINTERS); do echo "$$tool"; $(BIN)/$$tool || status=1; done; exit $$status
 
 format: $(STAMP)
 	@$(BIN)/ruff check --quiet --fix $(CODE)

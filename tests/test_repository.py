@@ -100,9 +100,10 @@ def test_entry_points_declared_are_those_installed():
 
 
 def test_tracked_files_name_no_machine_and_no_package_index():
-    # Written in two parts, so that this file does not hold them.
+    # In parts, so that this file does not hold what it looks for.
     folders = "|".join(("root", "home/[a-z]", "Users/[A-Za-z]", "work/"))
-    pattern = re.compile(rf"(?<![\w.:/-])/(?:{folders})|{'extra'}-index-url|{'index'}-url|{'find'}-links")
+    options = "|".join("-".join(parts) for parts in (("index", "url"), ("find", "links")))
+    pattern = re.compile(rf"(?<![\w.:/-])/(?:{folders})|{options}")
     hits = []
     for path in tracked():
         raw = path.read_bytes()
