@@ -28,6 +28,8 @@ Name: __myl_Move_myl0_1, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,8,
 Strides: [32768,4096,64,1], StrideOrder: [3,2,1,0], Datatype: Float, \
 Format: (Linear) Row major linear format }], Constants: [], Outputs: [], TacticName: , StreamId: 0, \
 Metadata:\x20
+Name: exit^bb^signal^1_myl0_77, LayerType: signal, Inputs: [], Constants: [], Outputs: [], TacticName: , \
+StreamId: 1, EventId: 2, Metadata:\x20
 Something new
 
 I/O Tensors:
@@ -52,6 +54,7 @@ def test_a_layer_is_read_whole() -> None:
     )
     assert layers.layers[1].nodes == ()
     assert layers.layers[1].outputs == ()
+    assert (layers.layers[2].type, layers.layers[2].stream) == ("signal", 1)
 
 
 def test_totals_and_counts() -> None:
@@ -97,6 +100,7 @@ def test_names_of_exporters_are_read_back(name: str, nodes: list[str], shape: li
             outputs=(expected,),
             tactic="t",
             nodes=tuple(nodes),
+            stream=1,
         ),
     )
     assert msgspec.json.decode(msgspec.json.encode(read), type=EngineLayers) == read

@@ -15,7 +15,7 @@ _LAYER = re.compile(
     rf"Inputs: {_TENSORS.format('inputs')}, "
     rf"(?:Constants: {_TENSORS.format('constants')}, )?"
     rf"Outputs: {_TENSORS.format('outputs')}, "
-    r".*?TacticName: (?P<tactic>.*?), StreamId: (?P<stream>\d+), Metadata: ?(?P<metadata>.*)"
+    r".*?TacticName: (?P<tactic>.*?), StreamId: (?P<stream>\d+), .*?Metadata: ?(?P<metadata>.*)"
 )
 _TENSOR = re.compile(
     r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<shape>[-\d,]*)\].*?"
@@ -23,6 +23,8 @@ _TENSOR = re.compile(
 )
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\[]|$)")
 _TOTAL = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
+
+_NO_KERNELS = ("signal", "wait")
 
 _TYPES = {
     "Float": "float32",
@@ -55,6 +57,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
         inputs, constants, outputs: constants are weights and other values held by the engine.
         tactic: kernel chosen, where the log says so.
         nodes: names of ONNX nodes fused into it; empty for layout changes and where the log doesn't say.
+        stream: which of the engine's streams it runs on; they meet at layers of type signal and wait.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     constants: tuple[LayerTensor, ...] = ()
     tactic: str = ""
     nodes: tuple[str, ...] = ()
+    stream: int = 0
 
     def writes(self, dtype: str) -> bool:
         """Whether the first output is of this type: what a layer is counted as."""
@@ -98,9 +102,10 @@ class EngineLayers(msgspec.Struct, frozen=True, kw_only=True):
     unread: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, int]:
-        """Figures for a manifest; a layer counts as half or float by the type it writes."""
+        """Figures for a manifest. A layer counts as half or float by the type it writes."""
+        kernels = [layer for layer in self.layers if layer.type not in _NO_KERNELS]
         return {
-            "layers": len(self.layers) + len(self.unread),
+            "layers": len(kernels) + len(self.unread),
             "half_layers": sum(layer.writes("float16") for layer in self.layers),
             "float_layers": sum(layer.writes("float32") for layer in self.layers),
             "activation_bytes": self.activation_bytes,
@@ -147,6 +152,7 @@ def read_layers(messages: str, samplers: tuple[Sampler, ...] = ()) -> EngineLaye
                 outputs=_tensors(match["outputs"]),
                 tactic=match["tactic"],
                 nodes=tuple(_NODE.findall(match["metadata"])),
+                stream=int(match["stream"]),
             )
         )
     totals = {kind: int(size) for kind, size in _TOTAL.findall(messages)}

@@ -41,6 +41,8 @@ _SETTINGS: Mapping[str, frozenset[str]] = {
     "cuda_graph": frozenset({"on", "off"}),
     "lanes": frozenset("12345678"),
 }
+_BF16_CONVOLUTIONS = 22
+"""First opset whose Conv takes BF16; TensorRT-RTX reads GridSample's modes right at every opset."""
 _AT_LOAD = ("cuda_graph", "lanes")
 
 
@@ -109,9 +111,11 @@ class TensorRtRtx:
 
         if precision not in (Precision.FP16, Precision.BF16):
             return (GuardGridSample(),)
+        from superlower.passes.convert_opset import ConvertOpset
         from superlower.passes.convert_precision import ConvertPrecision
 
-        return (ConvertPrecision(precision), GuardGridSample())
+        typed = (ConvertPrecision(precision), GuardGridSample())
+        return typed if precision is Precision.FP16 else (ConvertOpset(_BF16_CONVOLUTIONS), *typed)
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Build a plan for the target's architecture, in a process of its own.
