@@ -52,6 +52,7 @@ def build_in_subprocess(
         SuperlowerError: whatever the child raised of that family, with its type and message.
         BuildFailedError: it crashed, was killed by a signal or ran out of time; a copy of the log is kept.
     """
+    workdir = workdir.resolve()
     request_file, result_file, log = workdir / "request.json", workdir / "result.json", workdir / LOG
     request_file.write_bytes(msgspec.json.encode(request))
     result_file.unlink(missing_ok=True)

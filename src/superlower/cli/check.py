@@ -54,7 +54,7 @@ def check(
     if json:
         print_json({"checks": checks, "culprits": culprits})
     else:
-        _tables(checks, culprits)
+        print_checks(checks, culprits)
     failed = [c for c in checks if c.passed is False]
     if failed:
         names = ", ".join(c.variant for c in failed)
@@ -64,7 +64,8 @@ def check(
         raise MissingSdkError(f"no variant of {bundle_path} runs on this machine: {checks[0].skipped}")
 
 
-def _tables(checks: list[VariantCheck], culprits: dict[str, Culprit | None]) -> None:
+def print_checks(checks: list[VariantCheck], culprits: dict[str, Culprit | None]) -> None:
+    """Errors by frame, verdicts, and what bisection found."""
     run = [c for c in checks if c.passed is not None]
     if run:
         print_table(

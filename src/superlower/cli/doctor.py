@@ -28,8 +28,7 @@ def doctor(json: JsonFlag = False) -> None:
         {
             "target": where.name,
             "backend": sdk.name,
-            "builds": sdk.missing()
-            or next((r for p in where.precisions if (r := sdk.serves(where, p))), None),
+            "builds": sdk.missing() or ", ".join(p for p in where.precisions if sdk.serves(where, p) is None),
             "runs": sdk.missing() or sdk.runnable(where),
         }
         for where in targets()
@@ -43,7 +42,7 @@ def doctor(json: JsonFlag = False) -> None:
     print_table(
         "targets",
         ("target", "backend", "builds here", "runs here"),
-        ((r["target"], r["backend"], r["builds"] or "yes", r["runs"] or "yes") for r in served),
+        ((r["target"], r["backend"], r["builds"], r["runs"] or "yes") for r in served),
     )
 
 

@@ -83,13 +83,12 @@ def _list(json: bool) -> None:
         return
     print_table(
         "passes",
-        ("name", "what it does", "budget", "after", "options"),
+        ("name", "what it does", "budget", "options"),
         (
             (
                 entry.name + (f" ({entry.missing})" if entry.missing else ""),
                 entry.summary,
-                f"{entry.budget.relative:.2g}: {entry.budget.reason}",
-                ", ".join(entry.after),
+                f"{entry.budget.relative:.2g}" if entry.budget.relative else "exact",
                 ", ".join(f"{name}={value}" for name, value in entry.options.items()),
             )
             for entry in entries

@@ -15,7 +15,7 @@ from superlower.bundle.golden import GOLDEN_FILE, GoldenClip, frame_errors, movi
 from superlower.check.tolerance import tolerance
 from superlower.driver.progress import Progress, Silent
 from superlower.driver.reference import reference_outputs
-from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError
+from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, unknown_name
 from superlower.frontends.base import ExportRequest, ZooFrontend
 from superlower.frontends.weights import fetch_weights
 from superlower.media.clip import open_clip
@@ -49,6 +49,9 @@ def frontend(name: str) -> ZooFrontend:
     Raises:
         BadInputError: unknown name, with near matches.
     """
+    known = plugins.table("frontend")
+    if name not in known:
+        raise unknown_name("model", name, known)
     return cast("type[ZooFrontend]", plugins.load("frontend", name))()
 
 
