@@ -1,0 +1,81 @@
+"""A report as one HTML file: no script, style, font or picture comes from anywhere else."""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from superlower.backends.base import Support
+from superlower.report import numbers, view
+from superlower.report.chart import error_chart
+from superlower.report.data import Report
+
+_TEMPLATE = "report.html.j2"
+
+
+def render(report: Report) -> str:
+    """The report as a whole HTML document. Every text in it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("superlower.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "error": numbers.error,
+        "decibels": numbers.decibels,
+        "times": numbers.times,
+        "milliseconds": numbers.milliseconds,
+        "seconds": numbers.seconds,
+        "size": numbers.size,
+        "worst": view.worst,
+        "png": lambda data: "data:image/png;base64," + b64encode(data).decode(),
+    }
+    coverage, verdicts = view.coverage(report.coverage), view.verdicts(report)
+    return environment.get_template(_TEMPLATE).render(
+        report=report,
+        sections=_sections(report),
+        verdicts=verdicts,
+        chart=error_chart(report.checks),
+        coverage=coverage,
+        fully_covered=sum(not column.counts.get(Support.UNSUPPORTED) for column in coverage.columns),
+        supports=view.WORST_FIRST[::-1],
+        stages=view.stages(report.passes),
+        engines=view.engines(report.engines),
+        bar=view.bar,
+        lowest_psnr=view.lowest_psnr,
+        fastest=max(
+            (t for t in report.timings if view.drawable(t.ratio)), key=lambda t: t.ratio or 0.0, default=None
+        ),
+    )
+
+
+def _sections(report: Report) -> tuple[tuple[str, str, bool], ...]:
+    """Anchor, label and whether it is there, in the order of the page."""
+    return (
+        ("model", "Model", bool(report.summary or report.provenance)),
+        ("pictures", "Before and after", report.pictures is not None),
+        ("checks", "Cross-check", bool(report.checks or report.failures)),
+        ("timings", "Speed", bool(report.timings)),
+        ("coverage", "Coverage", bool(report.coverage)),
+        ("passes", "Passes", any(report.passes.values())),
+        ("engines", "Engines", bool(report.engines)),
+        ("notes", "Notes", bool(report.notes)),
+        ("versions", "Versions", bool(report.versions)),
+    )
+
+
+def write(report: Report, path: Path) -> None:
+    """Render to a file, aside first and then under its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(render(report), "utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
