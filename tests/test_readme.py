@@ -1,0 +1,62 @@
+"""README's commands, run as they stand, in order, in a folder that has the clip they name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from superlower.frontends.fetch import fetch
+from superlower.media.clip import open_clip
+from superlower.media.samples import SAMPLES
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.strip().splitlines()
+]
+NEEDS = {"openvino": "openvino", "rtx": "tensorrt_rtx", "export": "torch"}
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 10
+    assert all(line.startswith("superlower ") for line in COMMANDS)
+
+
+def test_its_commands_run_in_order(tmp_path: Path) -> None:
+    for module in NEEDS.values():
+        pytest.importorskip(module)
+    carphone = SAMPLES["carphone"]
+    shutil.copy(fetch(carphone.location, sha256=carphone.sha256).path, tmp_path / "carphone.mp4")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in COMMANDS:
+        ended = subprocess.run(
+            shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, f"{command}\n{ended.stderr[-2000:]}"
+    with open_clip(tmp_path / "carphone-x4.mp4") as clip:
+        assert (clip.height, clip.width) == (576, 704)
+        assert sum(1 for _ in clip) == 6
+
+
+def test_its_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#]+)", README)
+    assert targets
+    assert [t for t in targets if not t.startswith("https:") and not (REPOSITORY / t).exists()] == []
+
+
+@pytest.mark.parametrize("goal", ["demo", "test"])
+def test_its_two_commands_are_goals_of_the_makefile(goal: str) -> None:
+    assert f"    make {goal}\n" in README
+    ended = subprocess.run(
+        ["make", "--dry-run", goal], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
