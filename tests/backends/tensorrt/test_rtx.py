@@ -236,6 +236,26 @@ def test_coverage_asks_the_compiler_too(one_node: OneNode, targets: Targets) -> 
     assert ada.support is Support.NATIVE
 
 
+@needs_sdk
+def test_coverage_names_the_pass_that_cures(one_node: OneNode, targets: Targets) -> None:
+    product = one_node("MatMul", {"x": (F32, [4, 8]), "w": (F32, [8, 16])}, {"y": (F32, [4, 16])})
+    (found,) = TensorRtRtx().coverage(product, targets[75], Precision.FP16)
+    assert found == NodeSupport("it", "MatMul", Support.REWRITTEN, "convert-precision")
+    half = {"x": (TensorProto.FLOAT16, IMAGE), "grid": (F32, [1, 8, 8, 2])}
+    sample = one_node("GridSample", half, {"y": (TensorProto.FLOAT16, IMAGE)})
+    (found,) = TensorRtRtx().coverage(sample, targets[86], Precision.FP16)
+    assert found == NodeSupport("it", "GridSample", Support.REWRITTEN, "guard-grid-sample")
+
+
+@needs_sdk
+def test_coverage_of_a_type_nothing_is_built_for(one_node: OneNode, targets: Targets) -> None:
+    inputs = {"x": (F32, IMAGE), "w": (F32, [4, 4, 3, 3])}
+    model = one_node("ConvTranspose", inputs, {"y": (F32, [1, 4, 10, 10])})
+    (found,) = TensorRtRtx().coverage(model, targets[89], Precision.BF16)
+    assert found.support is Support.UNSUPPORTED
+    assert found.detail.startswith("as bf16: BF16 transposed convolutions are not built")
+
+
 def test_coverage_of_a_target_it_does_not_serve(warp_step_model: ir.Model, targets: Targets) -> None:
     found = TensorRtRtx().coverage(warp_step_model, targets[70], Precision.FP32)
     assert {(n.support, n.detail) for n in found} == {

@@ -19,7 +19,7 @@ from superlower import ir
 from superlower.backends import probe
 from superlower.backends.base import Backend, NodeSupport, Support
 from superlower.backends.process import build_in_subprocess
-from superlower.backends.tensorrt.network import Refusal, Sdk, misread, samplers
+from superlower.backends.tensorrt.network import Refusal, Sdk, misread, name_nodes, samplers
 from superlower.backends.tensorrt.rules import Rule, breaches
 from superlower.errors import BuildFailedError
 from superlower.targets.base import Precision, Target
@@ -213,6 +213,7 @@ def _after_legalizing(
 ) -> list[NodeSupport]:
     """A node taken as it stands may still be refused in the type it is converted to."""
     legal = ir.infer_shapes(model)
+    name_nodes(legal)
     for each in backend.legalize(question.target, question.precision):
         each.run(legal)
         legal = ir.infer_shapes(legal)
