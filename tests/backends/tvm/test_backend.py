@@ -295,6 +295,40 @@ def test_coverage_asks_the_importer_node_by_node(warp_step_model: ir.Model) -> N
     assert {n.support for n in step} == {Support.NATIVE}
 
 
+def test_coverage_knows_the_operators_the_importer_lacks() -> None:
+    one_step = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["on"]), helper.make_node("Relu", ["state"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [4]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [4]),
+        ],
+    )
+    sizes: dict[str, tuple[int, list[int | str]]] = {
+        "v": (TensorProto.FLOAT, [4]),
+        "columns": (TensorProto.FLOAT, [1, 5, 5]),
+        "image": (TensorProto.INT64, [2]),
+        "block": (TensorProto.INT64, [2]),
+        "times": (TensorProto.INT64, []),
+    }
+    model = _model(
+        helper.make_node("Loop", ["times", "", "v"], ["y0"], name="loop", body=one_step),
+        helper.make_node("Col2Im", ["columns", "image", "block"], ["y1"], name="fold"),
+        helper.make_node("Neg", ["v"], ["y2"], name="neg"),
+        types=sizes,
+        outputs=["y0", "y1", "y2"],
+    )
+    found = {n.node: n for n in Tvm().coverage(model, target("cpu"), Precision.FP32)}
+    assert {name for name, n in found.items() if n.support is Support.UNSUPPORTED} == {"loop", "fold"}
+    assert "Loop" in found["loop"].detail
+    assert "Col2Im" in found["fold"].detail
+
+
 def test_symbolic_sizes_are_refused(tmp_path: Path) -> None:
     node = helper.make_node("Relu", ["x"], ["y"])
     model = _model(node, types={"x": (TensorProto.FLOAT, [1, 3, "H", "W"])}, outputs=["y"])

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx_ir as ir
 
 from superlower.backends import probe, sdk
 from superlower.backends.base import NodeSupport
 from superlower.backends.tvm import supported
 from superlower.backends.tvm.engine import LIBRARY
 from superlower.errors import BuildFailedError, UnsupportedOperatorError
-from superlower.ir import infer_shapes, load, serialize
+from superlower.ir import infer_shapes, serialize
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ def build(request: dict[str, object], workdir: Path) -> dict[str, object]:
         stand_in = toolchain.provide_driver(workdir)
         facts |= {"compiler": compiler.name, "arch": arch, "holds": compiler.holds}
         facts |= {"driver": stand_in} if stand_in else {}
-    module = _imported(load(Path(asked.model)))
+    module = _imported(ir.load(asked.model))
     if cuda:
         facts |= _build_cuda(module, asked, compiler.compile, workdir)
     else:
@@ -70,7 +71,7 @@ def coverage(request: dict[str, object], workdir: Path) -> dict[str, object]:
 
     target = msgspec.convert(request["target"], Target)
     passes = Tvm().legalize(target, Precision(str(request["precision"])))
-    found = probe.coverage(load(Path(str(request["model"]))), _ask, passes)
+    found = probe.coverage(ir.load(str(request["model"])), _ask, passes)
     return {"nodes": msgspec.to_builtins(found)}
 
 
@@ -79,7 +80,7 @@ def covered(result: Mapping[str, object]) -> list[NodeSupport]:
     return msgspec.convert(result["nodes"], list[NodeSupport])
 
 
-def _ask(model: Any) -> str | None:
+def _ask(model: ir.Model) -> str | None:
     if (reason := supported.refused(model)) is not None:
         # The probe names the node itself.
         return reason.partition("': ")[2]
@@ -90,7 +91,7 @@ def _ask(model: Any) -> str | None:
     return None
 
 
-def _import(model: Any) -> Any:
+def _import(model: ir.Model) -> Any:
     import onnx
     from tvm.relax.frontend.onnx import from_onnx
 
@@ -99,7 +100,7 @@ def _import(model: Any) -> Any:
         return from_onnx(onnx.load_from_string(serialize(model)), sanitize_input_names=False)
 
 
-def _imported(model: Any) -> Any:
+def _imported(model: ir.Model) -> Any:
     """The graph as an IRModule with the standard simplifications for inference."""
     import tvm
     from tvm import relax
