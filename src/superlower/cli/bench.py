@@ -1,4 +1,4 @@
-"""superlower bench: quality against ground truth."""
+"""superlower bench: quality against ground truth, and speed."""
 
 from __future__ import annotations
 
@@ -8,20 +8,30 @@ from typing import Annotated
 import typer
 
 from superlower.bundle.bundle import Bundle
+from superlower.bundle.manifest import Variant
 from superlower.cli.common import (
     BackendNames,
     Bars,
     JsonFlag,
     Settings,
+    console,
     parse_settings,
     print_json,
     print_table,
 )
 from superlower.driver import quality as driver
 from superlower.driver.export import frontend
+from superlower.driver.flops import graph_macs
+from superlower.driver.speed import PYTORCH, SpeedRow, back_and_forth, contenders, race
 from superlower.errors import BadInputError
 from superlower.frontends.base import ClipReference, ExportRequest
 from superlower.frontends.weights import fetch_weights
+from superlower.targets.catalog import target
+
+PyTorchWeights = Annotated[
+    str | None,
+    typer.Option("--pytorch", help="Compare with PyTorch eager too, on these weights (as for `export`)."),
+]
 
 bench = typer.Typer(help="Measure a bundle's engines.", no_args_is_help=True)
 
@@ -41,10 +51,7 @@ def quality(
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Default: all.")] = None,
     border: Annotated[int, typer.Option("--border", min=0, help="Output pixels left out at each edge.")] = 0,
     backend_names: BackendNames = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--pytorch", help="Compare with PyTorch eager too, on these weights (as for `export`)."),
-    ] = None,
+    weights: PyTorchWeights = None,
     settings: Settings = None,
     chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Frames a chunk.")] = None,
     look_ahead: Annotated[
@@ -57,10 +64,7 @@ def quality(
     Frames are scored one by one and averaged, on BT.601 luma of 8-bit RGB, as the papers do.
     """
     bundle = Bundle.open(bundle_path)
-    if backend_names:
-        chosen = [bundle.pick(backend_name=name) for name in backend_names]
-    else:
-        chosen = [v for v in bundle.manifest.variants if bundle.why_not(v) is None] or [bundle.pick()]
+    chosen = _chosen(bundle, backend_names)
     clip = driver.read_truth(truth, bundle.program.frame, frames)
     reference = _reference(bundle, weights, parse_settings(settings)) if weights else None
     with Bars() as bars:
@@ -110,6 +114,123 @@ def quality(
             for row in rows
         ),
     )
+
+
+@bench.command("speed")
+def speed(
+    bundle_path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
+    backend_names: BackendNames = None,
+    weights: PyTorchWeights = None,
+    settings: Settings = None,
+    frames: Annotated[int, typer.Option("--frames", min=2, help="Of the clip each run upscales.")] = 4,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed runs of each, in turns.")] = 5,
+    json: JsonFlag = False,
+) -> None:
+    """Time a frame of BUNDLE's engines, and of PyTorch if asked: in turns, after one round to warm up.
+
+    The clip is the bundle's golden one. Ratios are taken within a round, against the first contender.
+    """
+    bundle = Bundle.open(bundle_path)
+    chosen = _chosen(bundle, backend_names)
+    reference = _reference(bundle, weights, parse_settings(settings)) if weights else None
+    clip = back_and_forth(bundle.golden().frames, frames)
+    with Bars() as bars, contenders(bundle, chosen, clip, reference) as ready:
+        rows = race(ready, len(clip), rounds=rounds, progress=bars)
+    machine = target("cpu").title
+    rates = _rates(bundle, rows)
+    if json:
+        print_json(
+            {
+                "bundle": bundle_path,
+                "machine": machine,
+                "versions": bundle.manifest.versions,
+                "height": bundle.program.frame.height,
+                "width": bundle.program.frame.width,
+                "frames": len(clip),
+                "rounds": rounds,
+                "results": rows,
+                "gflops_s": rates,
+            }
+        )
+    else:
+        _print_speed(bundle, rows, rates, machine, len(clip))
+
+
+def _print_speed(
+    bundle: Bundle,
+    rows: list[SpeedRow],
+    rates: dict[str, dict[str, float]],
+    machine: str,
+    frames: int,
+) -> None:
+    size = f"{bundle.program.frame.height}x{bundle.program.frame.width}"
+    print_table(
+        f"{bundle.program.name} {size}, {frames} frames, {len(rows[0].rounds_ms)} rounds in turns, {machine}",
+        (
+            "variant",
+            "threads",
+            "ms a frame",
+            "from ... to",
+            f"times as fast as {rows[0].name}",
+            "from ... to",
+        ),
+        (
+            (
+                row.name,
+                row.threads or "",
+                f"{row.ms:.1f}",
+                f"{min(row.rounds_ms):.1f} ... {max(row.rounds_ms):.1f}",
+                f"{row.ratio:.2f}",
+                f"{min(row.ratios):.2f} ... {max(row.ratios):.2f}",
+            )
+            for row in rows
+        ),
+    )
+    print_table(
+        "equations",
+        ("variant", "equation", "calls a clip", "ms a call", "share", "convolutions GFLOP/s"),
+        (
+            (
+                row.name,
+                name,
+                time.calls,
+                f"{time.ms:.1f}",
+                f"{time.share:.1%}",
+                f"{rates[row.name][name]:.0f}",
+            )
+            for row in rows
+            for name, time in row.equations.items()
+        ),
+    )
+    pytorch = next((row for row in rows if row.name == PYTORCH), None)
+    if pytorch is not None:
+        console.print(
+            f"PyTorch computes with {pytorch.threads} threads, as the engines do; figures are medians."
+        )
+
+
+def _rates(bundle: Bundle, rows: list[SpeedRow]) -> dict[str, dict[str, float]]:
+    """GFLOP/s of each variant's equations: their convolutions' operations over their calls' whole time."""
+    macs = graph_macs(bundle.model())
+    graphs = {equation.name: equation.graph for equation in bundle.program.equations}
+    return {
+        row.name: {name: 2 * macs[graphs[name]] / time.ms / 1e6 for name, time in row.equations.items()}
+        for row in rows
+        if row.equations
+    }
+
+
+def _chosen(bundle: Bundle, names: list[str] | None) -> list[Variant]:
+    """The variants that run here, of the backends named or of all.
+
+    Raises:
+        BadInputError: a backend that the bundle has no variant of.
+        MissingSdkError: one of which none runs here.
+    """
+    for name in names or ():
+        bundle.pick(backend_name=name)
+    running = [v for v in bundle.manifest.variants if bundle.why_not(v) is None]
+    return [v for v in running if not names or v.backend in names] or [bundle.pick()]
 
 
 def _reference(bundle: Bundle, weights: str, options: dict[str, str]) -> ClipReference:
