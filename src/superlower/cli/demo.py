@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from superlower.bundle.bundle import Bundle
 from superlower.cli.check import print_checks
 from superlower.cli.common import Bars, JsonFlag, console, print_json, print_table
 from superlower.driver import demo as driver
@@ -61,40 +60,36 @@ def demo(
 
 
 def _report(made: driver.Demo) -> Report:
-    bundles = [bundle for bundle in (made.bundle, made.crop_bundle) if bundle is not None]
     done = made.upscaled
-    return Report(
+    report = gather.bundle_report(
+        made.bundle,
+        made.checks,
         title="superlower demo",
-        model=made.bundle.manifest.model,
-        machine=target("cpu").title,
-        summary=gather.model_facts(made.bundle.program),
-        provenance=made.bundle.program.provenance,
-        versions=made.bundle.manifest.versions,
-        checks=made.checks,
-        tolerance_reasons={v.name: v.tolerance_reason for b in bundles for v in b.manifest.variants},
-        passes={"every variant": made.bundle.manifest.passes, **dict(_variant_passes(made.bundle))},
         coverage=[CoverageTable(r.backend, r.target, r.precision, r.graph, r.nodes) for r in made.coverage],
         timings=[
-            Timing(r.name, r.ms, r.ratio, "4 frames in turns, median of 3 rounds") for r in made.timings
+            Timing(row.name, row.ms, row.ratio, "taken in turns, median of the rounds")
+            for row in made.timings
         ],
-        engines=[row for bundle in bundles for row in gather.engine_rows(bundle)],
         pictures=BeforeAfter(
             made.before,
             made.after,
-            "bicubic x4",
+            "bicubic",
             f"{made.bundle.manifest.model} x4",
-            f"a frame of {made.video.stem}",
+            f"frame {done.frames // 2} of {made.video.stem}",
         ),
         notes=(
-            f"TVM runs a {driver.CROP}x{driver.CROP} crop: its CPU schedules are defaults, not tuned ones.",
             f"{done.frames} frames were upscaled in {done.seconds:.1f} s; their streams took "
             f"{done.peak_bytes / 1e6:.0f} MB, {done.chunking.predicted_bytes / 1e6:.0f} MB were predicted.",
+            f"TVM runs a {driver.CROP}x{driver.CROP} crop: its CPU schedules are defaults, not tuned ones.",
             *(f"Left out: {reason}" for reason in made.skipped),
         ),
     )
-
-
-def _variant_passes(bundle: Bundle) -> Iterator[tuple[str, tuple[object, ...]]]:
-    for variant in bundle.manifest.variants:
-        if variant.passes:
-            yield variant.name, variant.passes
+    if made.crop_bundle is None:
+        return report
+    reasons = {v.name: v.tolerance_reason for v in made.crop_bundle.manifest.variants}
+    return replace(
+        report,
+        engines=(*report.engines, *gather.engine_rows(made.crop_bundle)),
+        tolerance_reasons={**report.tolerance_reasons, **reasons},
+        versions={**report.versions, **made.crop_bundle.manifest.versions},
+    )

@@ -28,6 +28,7 @@ from superlower.frontends.base import ExportRequest
 from superlower.frontends.fetch import fetch
 from superlower.frontends.weights import fetch_weights
 from superlower.media.clip import open_clip
+from superlower.media.resize import imresize, to_uint8
 from superlower.media.samples import SAMPLES
 from superlower.targets.base import Precision
 from superlower.targets.catalog import target
@@ -199,9 +200,7 @@ def _timings(bundle: Bundle, variants: Sequence[Variant], progress: Progress) ->
 def _pictures(clip: Path, video: Path, folder: Path, index: int) -> tuple[bytes, bytes]:
     """One frame, upscaled bicubically and by the model; also side by side as before-after.png."""
     low, high = _frame(clip, index), _frame(video, index)
-    bicubic = np.asarray(
-        Image.fromarray(low).resize((high.shape[1], high.shape[0]), Image.Resampling.BICUBIC)
-    )
+    bicubic = to_uint8(imresize(low, high.shape[0] / low.shape[0]))
     pair = np.concatenate([bicubic, high], axis=1)
     (folder / "before-after.png").write_bytes(_png(pair))
     return _png(bicubic), _png(high)
