@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ from superlower.targets.detect import cpu_flags
 
 PROGRAM_FOLDER = "program"
 VARIANT_FOLDER = "variants"
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PACKAGES = ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "openvino", "apache-tvm", "torch")
 
 
@@ -94,8 +96,13 @@ class Bundle:
 
     def why_not(self, variant: Variant) -> str | None:
         """Why a variant can't run on this machine; None if it can."""
-        sdk = backend(variant.backend)
-        reason = sdk.missing() or sdk.runnable(target(variant.target))
+        try:
+            sdk, where = backend(variant.backend), target(variant.target)
+        except (
+            BadInputError
+        ) as error:  # Of a plug-in that isn't installed here: other variants may still run.
+            return str(error)
+        reason = sdk.missing() or sdk.runnable(where)
         if reason is None and variant.machine:
             absent = set(variant.machine.get("flags", "").split()) - cpu_flags()
             if absent:
@@ -154,20 +161,37 @@ class Bundle:
 def writing(folder: Path) -> Iterator[Path]:
     """A folder to make a bundle in: takes its final name when the block ends well, else it is removed.
 
+    It is an absolute path: builds run in processes with working folders of their own. A bundle that had the
+    name before is there until the new one is.
+
     Raises:
-        BadInputError: the final name is taken by something that isn't a bundle.
+        BadInputError: the final name is taken by something that isn't a bundle, or the disk is full.
     """
+    folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_bundle(folder))):
         raise BadInputError(f"{folder} exists and is no bundle: choose another output")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise BadInputError(f"can't write {folder}: {error.strerror}; choose another output") from error
+    before = aside.with_name(f"{aside.name}.before")
     try:
         yield aside
         aside.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(before)
         aside.rename(folder)
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise BadInputError(
+            f"disk full while writing {folder}: {error.strerror}; free some space or choose another output"
+        ) from error
     finally:
+        if before.exists() and not folder.exists():
+            before.rename(folder)
+        shutil.rmtree(before, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -62,7 +62,7 @@ class GoldenClip:
                 return GoldenClip(
                     tuple(data["frames"]), tuple(data["outputs"]), str(data["source"]), str(data["reference"])
                 )
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise BadInputError(f"golden clip {path} can't be read: {error}") from None
 
 
@@ -106,5 +106,5 @@ def frame_errors(
         error = np.where(np.isfinite(error), error, np.inf)
         worst.append(float(error.max()))
         square = float(np.mean(error**2))
-        psnr.append(None if square == 0 else float(10 * np.log10(value_range**2 / square)))
+        psnr.append(None if square == 0 else float(20 * np.log10(value_range) - 10 * np.log10(square)))
     return worst, psnr

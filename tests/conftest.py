@@ -1,0 +1,66 @@
+"""What several packages' tests share: models, and bundles built once a session."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from superlower.backends import registry
+from support.command import superlower
+from support.models import recurrent, save_program, save_upscaler
+from support.wrong import Wrong, install
+
+
+@pytest.fixture
+def lone(tmp_path: Path) -> Path:
+    """A lone ONNX upscaler, 16x16 to 32x32."""
+    return save_upscaler(tmp_path / "upscaler.onnx")
+
+
+@pytest.fixture(scope="session")
+def upscaler_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lone upscaler, compiled by ONNX Runtime through the command line. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("upscaler")
+    return _compiled(save_upscaler(folder / "upscaler.onnx"), folder / "bundle", "--frames", 3)
+
+
+@pytest.fixture(scope="session")
+def recurrent_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program with a hidden state, compiled by ONNX Runtime. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("recurrent")
+    return _compiled(save_program(recurrent(), folder / "program"), folder / "bundle")
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[Path], Path]:
+    """Makes a copy of a bundle to damage."""
+    return lambda bundle: Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def basicvsr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BasicVSR of one block with seeded weights at 64x64, exported through the command line."""
+    pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'superlower[torch]'")
+    folder = tmp_path_factory.mktemp("basicvsr") / "program"
+    options = ("--size", "64x64", "-w", "random:0", "--set", "blocks=1", "--frames", 3)
+    outcome = superlower("export", "basicvsr", "-o", folder, *options)
+    assert outcome.code == 0, outcome.stderr
+    return folder
+
+
+@pytest.fixture
+def install_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Wrong], None]]:
+    """Puts a backend beside the installed ones for the length of a test."""
+    yield lambda backend: install(monkeypatch, backend)
+    registry.backend.cache_clear()
+
+
+def _compiled(model: Path, output: Path, *options: object) -> Path:
+    outcome = superlower(
+        "compile", model, "-o", output, "-t", "cpu", "-b", "onnxruntime", "--threads", 1, *options
+    )
+    assert outcome.code == 0, outcome.stderr
+    return output
