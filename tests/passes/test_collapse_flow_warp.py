@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +12,7 @@ from superlower.ir import constant_value
 from superlower.passes.base import Site
 from superlower.passes.collapse_flow_warp import CollapseFlowWarp
 from superlower.passes.fold_constants import FoldConstants
+from superlower.passes.pipelines import count
 from superlower.passes.simplify_exporter_residue import SimplifyExporterResidue
 from support.graphs import SPELLINGS, GraphBuilder, Outcome, Spelling, outcome
 
@@ -165,12 +165,23 @@ def test_refuses_a_flow_that_is_squared() -> None:
     assert "no affine function" in refusal(g, g.GridSample(x, g.Mul(last, last))).detail
 
 
-def test_refuses_a_moved_flow() -> None:
-    """Height and width swapped: affine in the flow, but no warp by it."""
+def test_refuses_one_channel_used_twice() -> None:
+    """Affine in elements of one flow, but not in each its own."""
+    g = GraphBuilder()
+    x, flow = g.input("x", 1, 3, 4, 4), g.input("flow", 1, 2, 4, 4)
+    first = g.Slice(g.Transpose(flow, perm=[0, 2, 3, 1]), g.ints(0), g.ints(1), g.ints(3))
+    assert "no affine function" in refusal(g, g.GridSample(x, g.Concat(first, first, axis=3))).detail
+
+
+def test_a_flow_in_another_layout_is_a_flow() -> None:
+    """What a foreign Transpose gives is a channels-last flow in its own right."""
     g = GraphBuilder()
     x, flow = g.input("x", 1, 3, 4, 4), g.input("flow", 1, 2, 4, 4)
     last = g.Transpose(flow, perm=[0, 3, 2, 1])
-    assert "no affine function" in refusal(g, g.GridSample(x, g.Mul(last, g.const(0.5)))).detail
+    grid = g.Sub(g.Mul(g.Mul(last, g.const(0.5)), g.const(0.5)), g.const(1))
+    result = outcome(g.model(g.GridSample(x, grid)), FoldConstants(), CollapseFlowWarp())
+    assert result.ops == WARP
+    assert result.moved() == 0
 
 
 def test_refuses_nearest() -> None:
@@ -212,9 +223,14 @@ def test_rectangular_output_of_another_size() -> None:
 
 
 def test_double_precision_stays_double() -> None:
-    from onnx_ir import DataType
+    """ONNX Runtime has no GridSample in fp64, so only the graph is looked at."""
+    model = SPELLINGS["plain"].model(ir.DataType.DOUBLE)
+    CollapseFlowWarp().run(model)
+    assert count(model) == WARP
+    assert {v.dtype for v in model.graph.initializers.values()} == {ir.DataType.DOUBLE}
 
-    spelling = replace(SPELLINGS["plain"])
-    result = outcome(spelling.model(DataType.DOUBLE), FoldConstants(), CollapseFlowWarp())
-    assert result.ops == WARP
-    assert result.moved() < 1e-12
+
+def test_half_precision_is_refused() -> None:
+    model = SPELLINGS["plain"].model(ir.DataType.FLOAT16)
+    (site,) = CollapseFlowWarp().run(model).refused
+    assert "guard-grid-sample first" in site.detail

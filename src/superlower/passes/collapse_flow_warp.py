@@ -131,7 +131,9 @@ def find_flow(grid: ir.Value, aligned: bool) -> Affine | None:
             continue
         if form.moves(TO_CHANNELS_LAST) or found is None or found.in_place:
             found = form
-        if form.moves(TO_CHANNELS_LAST) and _displacement(form.offset, aligned) < 0.5:
+        # One pixel has no positions to tell a displacement by: there the furthest value back is taken.
+        placed = form.offset.size > 2 and _displacement(form.offset, aligned) < 0.5
+        if placed and form.moves(TO_CHANNELS_LAST):
             break
     return found
 
