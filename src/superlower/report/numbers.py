@@ -56,13 +56,13 @@ def size_text(count: int) -> str:
 
 
 def _three(value: float) -> str:
-    """Three significant digits, never in powers of ten: 0.0312, 1.52, 681, 12345."""
+    """Three significant digits, in powers of ten only below 1e-4: 0.0312, 0.750, 1.52, 681, 12345."""
     if value == 0 or abs(value) >= 99.95:
         return f"{value:.0f}"
-    if abs(value) >= 0.9995:
-        return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
-    text = f"{value:.3g}"
-    return text if "e" in text else text.ljust(len("0.00"), "0")
+    if abs(value) < 1e-4:
+        return f"{value:.3g}"
+    exponent = int(f"{value:.2e}".partition("e")[2])
+    return f"{value:.{2 - exponent}f}"
 
 
 def _shown(value: float | None, text: Callable[[float], str]) -> Markup:
