@@ -8,9 +8,10 @@ from typing import ClassVar, cast
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
+from superlower.passes._flow import emit_grid, find_flow
 from superlower.passes._rules import Emitter, OnOperator, Rule, apply_rules, integer, maker, producer, text
 from superlower.passes.base import EXACT, Applied, Budget, Pass
-from superlower.passes.collapse_flow_warp import CollapseFlowWarp, emit_grid, find_flow
+from superlower.passes.collapse_flow_warp import CollapseFlowWarp
 from superlower.passes.fold_constants import FoldConstants
 
 _FROM_20 = {"bilinear": "linear", "bicubic": "cubic"}

@@ -9,9 +9,10 @@ import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
 from superlower.ir import constant_value
+from superlower.passes._flow import TO_CHANNELS_LAST
 from superlower.passes._rules import Emitter, OnOperator, apply_rules, integers, label, maker
 from superlower.passes.base import Applied, Pass
-from superlower.passes.collapse_flow_warp import TO_CHANNELS_LAST, CollapseFlowWarp
+from superlower.passes.collapse_flow_warp import CollapseFlowWarp
 
 DOMAIN = "superlower"
 FLOW_WARP = "FlowWarp"
