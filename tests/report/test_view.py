@@ -163,6 +163,11 @@ class TestBars:
         timings = [Timing("a", 10.0, 1.0), Timing("b", 5.0, 2.0), Timing("c", 1.0, inf), Timing("d", 1.0)]
         assert [view.bar(t, timings) for t in timings] == [50.0, 100.0, None, None]
 
+    def test_the_fastest_is_a_variant_though_slower_than_pytorch(self):
+        eager, tvm, skipped = Timing("PyTorch eager", 10.0, 1.0), Timing("tvm", 20.0, 0.5), Timing("x", 1.0)
+        assert view.fastest([eager, Timing("slow", 99.0, 0.1), tvm, skipped, Timing("y", nan, nan)]) is tvm
+        assert view.fastest([eager, skipped]) is None
+
     @pytest.mark.parametrize("ratio", [None, nan, inf, -1.0, 0.0])
     def test_what_has_no_length_has_no_bar(self, ratio):
         assert view.bar(Timing("a", 1.0, ratio), [Timing("a", 1.0, ratio)]) is None

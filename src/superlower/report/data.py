@@ -30,7 +30,7 @@ class Timing:
         name: a variant, or "PyTorch eager".
         milliseconds: per output frame, median of the runs.
         ratio: times as fast as PyTorch eager, measured beside it (so it need not be the quotient of two
-            medians); None where PyTorch didn't run.
+            medians); exactly 1 for PyTorch eager itself, None where it didn't run.
         note: threads, frames, repeats, whatever the reader must know.
     """
 

@@ -49,9 +49,7 @@ def render(report: Report) -> str:
         engines=view.engines(report.engines),
         bar=view.bar,
         lowest_psnr=view.lowest_psnr,
-        fastest=max(
-            (t for t in report.timings if view.drawable(t.ratio)), key=lambda t: t.ratio or 0.0, default=None
-        ),
+        fastest=view.fastest(report.timings),
     )
 
 

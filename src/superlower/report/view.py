@@ -284,6 +284,12 @@ def bar(timing: Timing, timings: Sequence[Timing]) -> float | None:
     return round(100 * timing.ratio / longest, 2)
 
 
+def fastest(timings: Sequence[Timing]) -> Timing | None:
+    """The variant of the largest ratio, PyTorch eager itself left out."""
+    ranked = [(t.ratio, t) for t in timings if t.ratio is not None and drawable(t.ratio) and t.ratio != 1]
+    return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+
+
 def drawable(ratio: float | None) -> bool:
     """Whether a ratio is a number that a bar can stand for."""
     return ratio is not None and 0 <= ratio < float("inf")
