@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from superlower.backends import registry
+from superlower.backends import onnxruntime, registry
 from support.command import superlower
 from support.models import recurrent, save_program, save_upscaler
 from support.wrong import Wrong, install
@@ -46,9 +47,21 @@ def basicvsr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'superlower[torch]'")
     folder = tmp_path_factory.mktemp("basicvsr") / "program"
     options = ("--size", "64x64", "-w", "random:0", "--set", "blocks=1", "--frames", 3)
-    outcome = superlower("export", "basicvsr", "-o", folder, *options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "build_in_subprocess", _in_this_process)
+        outcome = superlower("export", "basicvsr", "-o", folder, *options)
     assert outcome.code == 0, outcome.stderr
     return folder
+
+
+def _in_this_process(function: str, request: dict[str, Any], workdir: Path, **_: object) -> dict[str, object]:
+    return onnxruntime.try_session(request, workdir)
+
+
+@pytest.fixture
+def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime tries its sessions in this process: what a process of its own is for has its own tests."""
+    monkeypatch.setattr(onnxruntime, "build_in_subprocess", _in_this_process)
 
 
 @pytest.fixture
@@ -59,8 +72,9 @@ def install_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Wrong
 
 
 def _compiled(model: Path, output: Path, *options: object) -> Path:
-    outcome = superlower(
-        "compile", model, "-o", output, "-t", "cpu", "-b", "onnxruntime", "--threads", 1, *options
-    )
+    common = ("-t", "cpu", "-b", "onnxruntime", "--threads", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "build_in_subprocess", _in_this_process)
+        outcome = superlower("compile", model, "-o", output, *common, *options)
     assert outcome.code == 0, outcome.stderr
     return output

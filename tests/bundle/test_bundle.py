@@ -127,9 +127,7 @@ def test_an_engine_that_its_sdk_cant_read(recurrent_bundle: Path, copied: Callab
     folder = copied(recurrent_bundle)
     (folder / ENGINE).write_bytes(b"no engine")
     bundle = reseal_files(folder)
-    with pytest.raises(
-        BadInputError, match=r"is no engine that ONNX Runtime .* can read: .*compile it again"
-    ):
+    with pytest.raises(BadInputError, match=r"no engine that ONNX Runtime .* can read: .*compile it again"):
         bundle.load(bundle.manifest.variants[0])
 
 
@@ -168,9 +166,7 @@ def test_the_first_that_fits_is_picked(recurrent_bundle: Path, copied: Callable[
         bundle.pick("vpu")
     with pytest.raises(BadInputError, match=r"unknown variant 'npuu': did you mean npu"):
         bundle.pick("npuu")
-    with pytest.raises(
-        BadInputError, match=r"unknown backend in this bundle 'onnx': did you mean onnxruntime"
-    ):
+    with pytest.raises(BadInputError, match=r"backend in this bundle 'onnx': did you mean onnxruntime"):
         bundle.pick(backend_name="onnx")
 
 
@@ -228,9 +224,14 @@ def test_writing_is_all_or_nothing(
     folder = copied(recurrent_bundle) if existing else recurrent_bundle.parent / "none" / "bundle"
     folder.parent.mkdir(exist_ok=True)
     before = listing(folder.parent)
-    with pytest.raises(failure), writing(folder) as aside:
-        (aside / "half").write_text("written")
-        raise failure("in the middle")
+
+    def interrupted() -> None:
+        with writing(folder) as aside:
+            (aside / "half").write_text("written")
+            raise failure("in the middle")
+
+    with pytest.raises(failure):
+        interrupted()
     assert listing(folder.parent) == before
 
 
@@ -285,5 +286,5 @@ def test_what_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
 
 def test_a_place_that_cant_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInputError, match="can't write .*bundle: "), writing(tmp_path / "file" / "bundle"):
+    with pytest.raises(BadInputError, match=r"can't write .*bundle: "), writing(tmp_path / "file" / "bundle"):
         pass

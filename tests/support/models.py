@@ -1,4 +1,4 @@
-"""Small models that upscale by two: a lone ONNX file, and programs with a state or with neighbouring frames."""
+"""Small models that upscale by two: a lone ONNX file, programs with a state or with neighbouring frames."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def window(height: int = 16, width: int = 16, multiple: int = 1) -> TemporalMode
     net = _Net(2)
     net.body(net.op("Concat", "joined", "past", "now", "next", axis=1), 9)
     graph = net.model(
-        {name: (1, 3, h, w) for name in ("past", "now", "next")}, {"picture": (1, 3, SCALE * h, SCALE * w)}
+        dict.fromkeys(("past", "now", "next"), (1, 3, h, w)), {"picture": (1, 3, SCALE * h, SCALE * w)}
     )
     reads = {"past": "frame[t-1]", "now": "frame[t]", "next": "frame[t+1]"}
     return _one_equation("window", frame, graph, reads, {"picture": "output"}, {})

@@ -37,7 +37,7 @@ class Culprit:
             engine differs, not one built anew from the same graph.
         tensor: its output.
         error: largest |output - reference| there, relative to max(1, largest |reference|).
-        tolerance: what it was held to.
+        tolerance: what it was held to: the variant's, as a fraction of the contract's value range.
         rebuilt: whether the node was found in an engine built anew (else no node could be named).
     """
 
@@ -61,19 +61,24 @@ def bisect(
 ) -> Culprit | None:
     """Find the first node of the first call that goes wrong; None if every call agrees by itself.
 
-    Every call is fed the reference's inputs, so an error in one can't hide behind an earlier one. The graph
-    at fault is then built once more with every float tensor as an output, and compared node by node; should
-    marking outputs make the error vanish (they end fusions), prefixes of the graph are built, halving.
+    Every call is fed the reference's inputs, but for states kept inside an engine, so that an error in one
+    can't hide behind an earlier one. The graph at fault is then built once more with every float tensor as an
+    output, and compared node by node; should marking outputs make the error vanish (they end fusions),
+    prefixes of the graph are built, halving: the node named is then the last of those that go wrong together.
     """
     sdk, where = backend(variant.backend), target(variant.target)
     model = bundle.model()
-    limit = variant.tolerance if atol is None else atol
+    low, high = model.program.frame.range
+    limit = (variant.tolerance if atol is None else atol) / (high - low)
     calls = _reference_calls(bundle, golden)
     sessions = bundle.load(variant)
     try:
         for graph, index, feeds, outputs in calls:
             on_step(f"{graph}, call {index}")
-            found = sessions[graph].run(feeds)
+            inside = {given for _, given in variant.engines[graph].stateful}
+            if inside and index == 0:
+                sessions[graph].reset()
+            found = sessions[graph].run({n: array for n, array in feeds.items() if n not in inside})
             worst = max((_error(found[n], outputs[n]), n) for n in outputs if n in found)
             if worst[0] > limit:
                 break
@@ -83,7 +88,10 @@ def bisect(
         for session in sessions.values():
             session.close()
     legal, _ = apply(model.graphs[graph], sdk.legalize(where, variant.precision))
-    options = BuildOptions(precision=variant.precision, mode=variant.engines[graph].mode)
+    stored = variant.engines[graph]
+    options = BuildOptions(
+        precision=variant.precision, mode=stored.mode, threads=stored.threads, settings=stored.settings
+    )
     search = _Search(sdk, where, options, legal, feeds, limit, on_step)
     node = search.first_marked() or search.first_by_prefix()
     if node is None:
@@ -113,7 +121,8 @@ class _Search:
         self.nodes = [
             node
             for node in self.model.graph
-            if node.op_type != "Constant" and node.outputs[0].dtype == ir.DataType.FLOAT
+            if node.op_type != "Constant"
+            and node.outputs[0].dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
         ]
 
     def first_marked(self) -> ir.Node | None:
