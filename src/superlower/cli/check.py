@@ -105,12 +105,10 @@ def print_checks(checks: list[VariantCheck], culprits: dict[str, Culprit | None]
             console.print(
                 f"{name}: the stored engine of graph {culprit.graph} is off by {culprit.error:.2g} at call "
                 f"{culprit.call}, one built anew is not: compile the bundle again",
-                markup=False,
             )
         else:
             console.print(
                 f"{name}: graph {culprit.graph}, call {culprit.call}: first off is {culprit.op} "
                 f"'{culprit.node}' (tensor {culprit.tensor}), by {culprit.error:.2g}, tolerance "
                 f"{culprit.tolerance:.2g}",
-                markup=False,
             )

@@ -28,8 +28,8 @@ from superlower.errors import BadInputError, unknown_name
 from superlower.targets.base import Precision, Target
 from superlower.targets.catalog import target
 
-console = Console(stderr=True, highlight=False)
-"""Text for people goes to stderr; stdout is for data."""
+console = Console(stderr=True, highlight=False, markup=False)
+"""Text for people goes to stderr; stdout is for data. No markup: paths and messages hold brackets."""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 OutputPath = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes.")]
@@ -205,6 +205,7 @@ def save_config(ctx: typer.Context, output: Path) -> None:
         text = _toml(value)
         if text is not None and name != "config":
             lines.append(f"{name} = {text}\n")
+    output = output.absolute()
     beside = output.with_name(f"{output.name}.config.toml")
     aside = beside.with_name(f".{beside.name}.partial")
     aside.write_text("".join(lines))

@@ -65,7 +65,7 @@ def compile_(
     clip: Annotated[
         Path | None, typer.Option("--clip", help="Video or PNG folder for new golden frames.")
     ] = None,
-    frames: Annotated[int, typer.Option("--frames", help="New golden frames.")] = GOLDEN_FRAMES,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="New golden frames.")] = GOLDEN_FRAMES,
     settings: Settings = None,
     atol: Atol = None,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out builds that fail.")] = False,
@@ -128,5 +128,5 @@ def compile_(
     )
     if result.failures:
         for failure in result.failures:
-            console.print(f"left out {failure.job}: {failure.error}", style="red", markup=False)
+            console.print(f"left out {failure.job}: {failure.error}", style="red")
         raise result.failures[0].error

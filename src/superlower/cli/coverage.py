@@ -23,7 +23,7 @@ from superlower.cli.common import (
     print_json,
     print_table,
 )
-from superlower.errors import UnsupportedOperatorError
+from superlower.errors import MissingSdkError, UnsupportedOperatorError
 from superlower.frontends import onnx_files
 
 
@@ -42,7 +42,8 @@ def coverage(
 ) -> None:
     """Say how each backend serves every node of MODEL on each target.
 
-    Asks the SDK's own parser or compiler where it is installed. Exit code 3 when a node is unsupported.
+    Asks the SDK's own parser or compiler where it is installed; a backend that can't answer without it is left
+    out, unless asked for by name. Exit code 3 when a node is unsupported.
     """
     height, width = parse_size(size) if size else (None, None)
     graphs = onnx_files.load(model, height=height, width=width).graphs
@@ -57,10 +58,15 @@ def coverage(
                         unserved.append((sdk.name, where.name, precision, reason))
                         continue
                     bars.stage(f"{sdk.name} on {where.name} at {precision}", len(graphs))
-                    for name, graph in graphs.items():
-                        found = sdk.coverage(graph, where, precision)
-                        rows += [_row(sdk.name, where.name, precision, name, node) for node in found]
-                        bars.advance(name)
+                    try:
+                        for name, graph in graphs.items():
+                            found = sdk.coverage(graph, where, precision)
+                            rows += [_row(sdk.name, where.name, precision, name, node) for node in found]
+                            bars.advance(name)
+                    except MissingSdkError as error:
+                        if backend_names:
+                            raise
+                        unserved.append((sdk.name, where.name, precision, str(error)))
     bad = [row for row in rows if row["support"] is Support.UNSUPPORTED]
     if json:
         print_json({"nodes": rows, "unserved": unserved})
@@ -109,7 +115,6 @@ def _tables(rows: list[dict[str, object]], unserved: list[tuple[str, str, str, s
             console.print(
                 f"{row['backend']} {row['target']} {row['graph']} {row['op']} '{row['node']}': "
                 f"{row['support']} ({row['detail']})",
-                markup=False,
             )
     for name, where, precision, reason in unserved:
-        console.print(f"{name} doesn't serve {where} at {precision}: {reason}", markup=False)
+        console.print(f"{name} doesn't serve {where} at {precision}: {reason}")

@@ -21,7 +21,6 @@ from superlower.cli.common import (
     save_config,
 )
 from superlower.driver import export as driver
-from superlower.errors import BadInputError
 from superlower.program import analysis
 
 
@@ -47,7 +46,7 @@ def export(
     clip: Annotated[
         Path | None, typer.Option("--clip", help="Video or PNG folder for the golden frames; else made up.")
     ] = None,
-    frames: Annotated[int, typer.Option("--frames", help="Golden frames.")] = driver.GOLDEN_FRAMES,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Golden frames.")] = driver.GOLDEN_FRAMES,
     settings: Settings = None,
     seed: Seed = 0,
     dry_run: DryRun = False,
@@ -58,8 +57,6 @@ def export(
     The output is a program folder: program.json, graphs/*.onnx and golden.npz.
     """
     height, width = parse_size(size)
-    if frames < 1:
-        raise BadInputError(f"--frames {frames}: give at least 1")
     architecture = driver.frontend(model)
     if dry_run:
         console.print(f"would export {architecture.title} at {height}x{width} to {output}")

@@ -25,7 +25,10 @@ def register(app: typer.Typer) -> None:
 def inspect(
     path: Annotated[Path, typer.Argument(help="Program folder, .onnx file or bundle.")],
     size: Annotated[
-        str | None, typer.Option("--size", help="Predict memory at this frame size, HEIGHTxWIDTH.")
+        str | None,
+        typer.Option(
+            "--size", help="Predict memory at this HEIGHTxWIDTH; of an .onnx with free sizes, its own."
+        ),
     ] = None,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Predict memory for so many frames.")] = 30,
     in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="And so many calls at a time.")] = 1,
@@ -35,9 +38,15 @@ def inspect(
     if not path.exists():
         raise BadInputError(f"no such model or bundle: {path}")
     bundle = Bundle.open(path) if (path / MANIFEST_FILE).is_file() else None
-    model = bundle.model() if bundle else onnx_files.load(path)
+    asked = parse_size(size) if size else None
+    if bundle is not None:
+        model = bundle.model()
+    elif asked and path.is_file():
+        model = onnx_files.load(path, height=asked[0], width=asked[1])
+    else:
+        model = onnx_files.load(path)
     program = model.program
-    height, width = parse_size(size) if size else (program.frame.height, program.frame.width)
+    height, width = asked or (program.frame.height, program.frame.width)
     facts = analysis.analyze(program)
     peak = analysis.peak_bytes(program, frames, height, width, in_flight)
     nodes = {name: count(graph) for name, graph in model.graphs.items()}
@@ -54,7 +63,7 @@ def inspect(
         return
     frame = program.frame
     made = f"{frame.scale * frame.height}x{frame.scale * frame.width}"
-    console.print(f"{program.name}: {frame.height}x{frame.width} to {made}", markup=False)
+    console.print(f"{program.name}: {frame.height}x{frame.width} to {made}")
     _equations(program)
     print_table(
         "streams",
@@ -100,7 +109,7 @@ def _equations(program: Program) -> None:
         left = ", ".join(f"{stream}[t]" for stream in equation.outputs.values())
         right = ", ".join(f"{name}={read}" for name, read in equation.inputs.items())
         when = "" if equation.when == "true" else f"   when {equation.when}"
-        console.print(f"  {left} = {equation.graph}({right}){when}", markup=False)
+        console.print(f"  {left} = {equation.graph}({right}){when}")
 
 
 def _ops(counts: dict[str, int]) -> str:

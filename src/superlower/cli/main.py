@@ -6,6 +6,7 @@ import logging
 import sys
 import tomllib
 import traceback
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,7 +82,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line and exit with the documented code."""
-    debug = "debug" in sys.argv and "--log-level" in sys.argv
+    debug = "--log-level=debug" in sys.argv or ("--log-level", "debug") in pairwise(sys.argv)
     try:
         app()
     except SuperlowerError as error:

@@ -71,9 +71,9 @@ def passes(
         }
         if changed:
             counts = ", ".join(f"{op} {before} -> {after}" for op, (before, after) in changed.items())
-            console.print(f"{r.graph} {r.name}: {counts}", markup=False)
+            console.print(f"{r.graph} {r.name}: {counts}")
         for site in r.refused:
-            console.print(f"{r.graph} {r.name} refused {site}", markup=False)
+            console.print(f"{r.graph} {r.name} refused {site}")
 
 
 def _list(json: bool) -> None:

@@ -90,7 +90,6 @@ def upscale(
         f"{output}: {done.frames} frames by {variant.name} in {done.seconds:.1f} s "
         f"({done.frames / done.seconds:.2f} a second); {_describe(done.chunking)}, "
         f"{done.peak_bytes / 1e6:.0f} MB measured",
-        markup=False,
     )
 
 
