@@ -7,9 +7,13 @@ import onnx_ir as ir
 import pytest
 
 from superlower.errors import BadInputError
+from superlower.passes._evaluate import evaluate
 from superlower.passes.collapse_flow_warp import CollapseFlowWarp
+from superlower.passes.convert_opset import ConvertOpset
 from superlower.passes.convert_precision import ConvertPrecision
 from superlower.passes.fold_constants import FoldConstants
+from superlower.passes.pipelines import apply
+from superlower.passes.validate import seeded_feeds
 from support.graphs import GraphBuilder, outcome
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -112,6 +116,30 @@ def test_bf16_from_opset_22_on() -> None:
     model = g.model(g.Conv(x, g.const(np.ones((3, 3, 1, 1)))), opset=22)
     assert ConvertPrecision(to="bf16").run(model).changed
     assert types(model)["Conv"] == {ir.DataType.BFLOAT16}
+
+
+def test_bf16_is_validated_by_rounding_results() -> None:
+    model = flow_network()
+    prepared, _ = apply(model, (ConvertOpset(22), *PREPARE))
+    feeds = [seeded_feeds(prepared, 0)]
+    half, (report,) = apply(prepared, [ConvertPrecision(to="bf16")], feeds)
+    assert types(half)["Conv"] == {ir.DataType.BFLOAT16}
+    assert types(half)["GridSample"] == {FLOAT}
+    assert report.deviation is not None
+    # Rounded to 8 bits and not to 11: coarser than fp16, finer than 70 such layers.
+    assert 2.0**-11 < report.deviation.relative <= report.budget.relative == 70 * 2.0**-8
+
+
+def test_bf16_inputs_and_outputs_are_emulated() -> None:
+    g = GraphBuilder()
+    x = g.input("x", 1, 1, 2, 2)
+    model = g.model(g.Add(x, g.const(np.full((1, 1, 1, 1), 2.0**-7))), opset=22)
+    ConvertPrecision(to="bf16", io="convert").run(model)
+    assert model.graph.inputs[0].dtype == ir.DataType.BFLOAT16
+    feeds = {"x": np.full((1, 1, 2, 2), 1.0, np.float32)}
+    assert evaluate(model, feeds)["out0"].reshape(-1)[0] == 1 + 2.0**-7
+    feeds = {"x": np.full((1, 1, 2, 2), 4.0, np.float32)}
+    assert evaluate(model, feeds)["out0"].reshape(-1)[0] == 4.0, "bf16 has steps of 2^-5 at 4"
 
 
 def test_constants_beyond_fp16_are_refused() -> None:
