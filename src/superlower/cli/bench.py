@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.manifest import Variant
 from superlower.cli.common import (
@@ -137,13 +139,16 @@ def speed(
     with Bars() as bars, contenders(bundle, chosen, clip, reference) as ready:
         rows = race(ready, len(clip), rounds=rounds, progress=bars)
     machine = target("cpu").title
+    versions = {k: v for variant in chosen for k, v in backend(variant.backend).versions().items()}
+    if reference is not None:
+        versions["torch"] = importlib.metadata.version("torch")
     rates = _rates(bundle, rows)
     if json:
         print_json(
             {
                 "bundle": bundle_path,
                 "machine": machine,
-                "versions": bundle.manifest.versions,
+                "versions": versions,
                 "height": bundle.program.frame.height,
                 "width": bundle.program.frame.width,
                 "frames": len(clip),
@@ -166,47 +171,32 @@ def _print_speed(
     size = f"{bundle.program.frame.height}x{bundle.program.frame.width}"
     print_table(
         f"{bundle.program.name} {size}, {frames} frames, {len(rows[0].rounds_ms)} rounds in turns, {machine}",
-        (
-            "variant",
-            "threads",
-            "ms a frame",
-            "from ... to",
-            f"times as fast as {rows[0].name}",
-            "from ... to",
-        ),
+        ("variant", "threads", "ms a frame (range)", f"times as fast as {rows[0].name} (range)"),
         (
             (
                 row.name,
                 row.threads or "",
-                f"{row.ms:.1f}",
-                f"{min(row.rounds_ms):.1f} ... {max(row.rounds_ms):.1f}",
-                f"{row.ratio:.2f}",
-                f"{min(row.ratios):.2f} ... {max(row.ratios):.2f}",
+                f"{row.ms:.1f} ({min(row.rounds_ms):.1f} to {max(row.rounds_ms):.1f})",
+                f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f})",
             )
             for row in rows
         ),
     )
-    print_table(
-        "equations",
-        ("variant", "equation", "calls a clip", "ms a call", "share", "convolutions GFLOP/s"),
-        (
-            (
-                row.name,
-                name,
-                time.calls,
-                f"{time.ms:.1f}",
-                f"{time.share:.1%}",
-                f"{rates[row.name][name]:.0f}",
+    for row in rows:
+        if row.equations:
+            print_table(
+                f"equations of {row.name}",
+                ("equation", "calls a clip", "ms a call", "share", "GFLOP/s"),
+                (
+                    (name, time.calls, f"{time.ms:.1f}", f"{time.share:.1%}", f"{rates[row.name][name]:.0f}")
+                    for name, time in row.equations.items()
+                ),
             )
-            for row in rows
-            for name, time in row.equations.items()
-        ),
-    )
-    pytorch = next((row for row in rows if row.name == PYTORCH), None)
-    if pytorch is not None:
-        console.print(
-            f"PyTorch computes with {pytorch.threads} threads, as the engines do; figures are medians."
-        )
+    console.print("Figures are medians; GFLOP/s are the convolutions' operations over the whole call.")
+    if rows[0].name == PYTORCH:
+        others = {row.threads for row in rows[1:]} - {None}
+        alike = "as the engines have" if others <= {rows[0].threads} else "the engines differ"
+        console.print(f"PyTorch was set to {rows[0].threads} threads: {alike}.")
 
 
 def _rates(bundle: Bundle, rows: list[SpeedRow]) -> dict[str, dict[str, float]]:
