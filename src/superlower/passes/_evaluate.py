@@ -30,7 +30,7 @@ def evaluate(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
     session = onnxruntime.InferenceSession(
         serialize(_emulate_bf16(model)), options, providers=["CPUExecutionProvider"]
     )
-    names = list(outputs) or [o.name for o in session.get_outputs()]
+    names = [o.name for o in session.get_outputs()]
     wanted = {i.name for i in session.get_inputs()}
     given = {name: _plain(array) for name, array in feeds.items() if name in wanted}
     return dict(zip(names, (np.asarray(v) for v in session.run(names, given)), strict=True))
