@@ -35,6 +35,7 @@ from superlower.driver.export import GOLDEN_FRAMES, golden_for
 from superlower.errors import BadInputError
 from superlower.frontends import onnx_files
 from superlower.passes.base import Pass
+from superlower.passes.surgery import Surgery
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +62,12 @@ def compile_(
     ] = None,
     before: Annotated[
         list[str] | None, typer.Option("--pass", help="Further pass to run first (as onnxsim); repeatable.")
+    ] = None,
+    surgery: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--surgery", help="FILE.py:FUNCTION on an onnx_graphsurgeon graph, run first; repeatable."
+        ),
     ] = None,
     clip: Annotated[
         Path | None, typer.Option("--clip", help="Video or PNG folder for new golden frames.")
@@ -89,6 +96,7 @@ def compile_(
         settings=parse_settings(settings),
     )
     extra = [cast("type[Pass]", plugins.load("pass", name))() for name in before or ()]
+    extra += [Surgery(script=script) for script in surgery or ()]
     if dry_run:
         for job in jobs:
             console.print(f"would build {job.name}: graphs {', '.join(loaded.graphs)}")
