@@ -70,6 +70,23 @@ def check_variant(
     )
 
 
+def stored_check(variant: Variant, reference: str) -> VariantCheck:
+    """What `check_variant` found when the bundle was compiled, from its manifest."""
+    what = (variant.name, variant.backend, variant.target, str(variant.precision))
+    measured = variant.measured
+    if measured is None:
+        return VariantCheck(*what, None, variant.tolerance, reference, skipped=variant.unchecked)
+    return VariantCheck(
+        *what,
+        passed=max(measured.max_abs) <= variant.tolerance,
+        tolerance=variant.tolerance,
+        reference=reference,
+        max_abs=measured.max_abs,
+        psnr_db=measured.psnr_db,
+        growth=growth(list(measured.max_abs)),
+    )
+
+
 def replay(
     runner: Runner, golden: GoldenClip, on_frame: Callable[[], None] = lambda: None
 ) -> tuple[list[float], list[float | None]]:

@@ -18,7 +18,7 @@ from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.golden import GoldenClip
 from superlower.bundle.manifest import Variant
-from superlower.check.crosscheck import VariantCheck, check_variant
+from superlower.check.crosscheck import VariantCheck, stored_check
 from superlower.driver import export as exporting
 from superlower.driver.compile import compile_bundle, plan_jobs
 from superlower.driver.progress import Progress
@@ -107,7 +107,7 @@ def run(folder: Path, frames: int, progress: Progress) -> Demo:
     crop = None
     if _present(("tvm",), skipped):
         crop = _bundle(folder / "basicvsr-64x64.bundle", (CROP, CROP), clip, ["tvm"], progress)
-    checks = _checks(bundle, progress) + (_checks(crop, progress) if crop else ())
+    checks = _checks(bundle) + (_checks(crop) if crop else ())
     coverage = _coverage(bundle, progress)
     variants = [v for v in bundle.manifest.variants if bundle.why_not(v) is None]
     fastest = variants[-1]
@@ -156,14 +156,9 @@ def _bundle(
     return compiled.bundle
 
 
-def _checks(bundle: Bundle, progress: Progress) -> tuple[VariantCheck, ...]:
-    """The stored check of every variant, replayed from the bundle as a user would."""
-    golden = bundle.golden()
-    found = []
-    for variant in bundle.manifest.variants:
-        progress.stage(f"checking {variant.name}", len(golden.frames))
-        found.append(check_variant(bundle, variant, golden, on_frame=progress.advance))
-    return tuple(found)
+def _checks(bundle: Bundle) -> tuple[VariantCheck, ...]:
+    manifest = bundle.manifest
+    return tuple(stored_check(variant, manifest.golden.reference) for variant in manifest.variants)
 
 
 def _coverage(bundle: Bundle, progress: Progress) -> tuple[CoverageRow, ...]:
@@ -192,7 +187,7 @@ def _timings(bundle: Bundle, variants: Sequence[Variant], progress: Progress) ->
             weights=fetched.path, height=frame.height, width=frame.width, options={}, source=fetched.source
         )
     )
-    clip = bundle.golden().frames[:4]
+    clip = bundle.golden().frames[:3]
     with contenders(bundle, variants, clip, reference) as ready:
         return race(ready, len(clip), rounds=3, progress=progress)
 
