@@ -175,8 +175,8 @@ def show(title: str, cuts: Sequence[Cut]) -> None:
     )
     exact = max(each.exact_max_abs for each in cuts)
     console.print(
-        f"PSNR in dB against the whole clip in one go, by frames to the end of the chunk. Chunks that see the "
-        f"clip's end are left out: they differ by {exact:.2g}.",
+        f"PSNR in dB against the whole clip in one go, by frames to the end of the chunk. Chunks that see "
+        f"the clip's end are left out: they differ by {exact:.2g}.",
         soft_wrap=True,
     )
 

@@ -1,0 +1,116 @@
+"""superlower bench: what is measured, and how it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from superlower.bundle.bundle import Bundle
+from superlower.driver.flops import graph_macs
+from superlower.targets.catalog import target
+from support.clips import save_folder
+from support.command import superlower
+
+pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'superlower[torch]'")
+
+
+@pytest.fixture(scope="module")
+def bundle(basicvsr_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BasicVSR of one block at 64x64, compiled by both CPU backends with one thread."""
+    pytest.importorskip("openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'")
+    folder = tmp_path_factory.mktemp("bench") / "bundle"
+    asked = ("-t", "cpu", "-b", "onnxruntime", "-b", "openvino", "--threads", 1)
+    outcome = superlower("compile", basicvsr_folder, "-o", folder, *asked)
+    assert outcome.code == 0, outcome.stderr
+    return folder
+
+
+PYTORCH = ("--pytorch", "random:0", "--set", "blocks=1")
+
+
+class TestSpeed:
+    def test_pytorch_and_every_engine(self, bundle: Path) -> None:
+        outcome = superlower("bench", "speed", bundle, *PYTORCH, "--frames", 2, "--rounds", 2, "--json")
+        assert outcome.code == 0, outcome.stderr
+        found = outcome.json
+        assert found["machine"] == target("cpu").title
+        assert (found["height"], found["width"], found["frames"], found["rounds"]) == (64, 64, 2, 2)
+        assert found["versions"].keys() == {"onnxruntime", "openvino", "torch"}
+        names = [row["name"] for row in found["results"]]
+        assert names == ["PyTorch eager fp32", "onnxruntime-cpu-fp32", "openvino-cpu-fp32"]
+        # As many as the engines were compiled for, not as many as there are cores.
+        assert [row["threads"] for row in found["results"]] == [1, 1, 1]
+        first = found["results"][0]
+        assert first["equations"] == {}
+        macs = graph_macs(Bundle.open(bundle).model())
+        for row in found["results"]:
+            assert row["ms"] == pytest.approx(np.median(row["rounds_ms"]))
+            expected = [a / b for a, b in zip(first["rounds_ms"], row["rounds_ms"], strict=True)]
+            assert row["ratios"] == pytest.approx(expected)
+            assert row["ratio"] == pytest.approx(np.median(expected))
+        for row in found["results"][1:]:
+            calls = {name: time["calls"] for name, time in row["equations"].items()}
+            assert calls == {"flow_b": 1, "flow_f": 1, "backward": 2, "forward": 2}
+            assert sum(time["share"] for time in row["equations"].values()) == pytest.approx(1)
+            forward = row["equations"]["forward"]["ms"]
+            rate = found["gflops_s"][row["name"]]["forward"]
+            assert rate == pytest.approx(2 * macs["forward"] / (forward / 1000) / 1e9)
+
+    def test_tables_name_machine_threads_and_equations(self, bundle: Path) -> None:
+        outcome = superlower(
+            "bench", "speed", bundle, "-b", "openvino", *PYTORCH, "--frames", 2, "--rounds", 1
+        )
+        assert outcome.code == 0, outcome.stderr
+        assert outcome.stdout == ""
+        text = " ".join(outcome.stderr.split())
+        assert target("cpu").title in text
+        assert "PyTorch was set to 1 threads: as the engines have" in text
+        assert "equations of openvino-cpu-fp32" in text
+        assert "onnxruntime" not in text
+
+    def test_without_pytorch_engines_are_compared_with_the_first(self, bundle: Path) -> None:
+        outcome = superlower("bench", "speed", bundle, "--frames", 2, "--rounds", 1, "--json")
+        first, second = outcome.json["results"]
+        assert (first["name"], first["ratio"]) == ("onnxruntime-cpu-fp32", 1)
+        assert second["name"] == "openvino-cpu-fp32"
+
+    def test_a_longer_clip_than_the_golden_one(self, upscaler_bundle: Path) -> None:
+        outcome = superlower("bench", "speed", upscaler_bundle, "--frames", 7, "--rounds", 1, "--json")
+        (row,) = outcome.json["results"]
+        assert [time["calls"] for time in row["equations"].values()] == [7]
+
+    def test_a_backend_that_isnt_in_the_bundle(self, upscaler_bundle: Path) -> None:
+        outcome = superlower("bench", "speed", upscaler_bundle, "-b", "openvno")
+        assert outcome.code == 2
+        assert "unknown backend in this bundle 'openvno'" in outcome.error
+
+    def test_other_weights_than_the_bundles(self, bundle: Path, tmp_path: Path) -> None:
+        outcome = superlower("bench", "speed", bundle, "--pytorch", tmp_path / "none.pth")
+        assert outcome.code == 2
+        assert "no such file" in outcome.error
+
+    @pytest.mark.parametrize("option", [("--frames", 1), ("--rounds", 0)])
+    def test_a_clip_of_one_frame_or_no_round(self, upscaler_bundle: Path, option: tuple[str, int]) -> None:
+        assert superlower("bench", "speed", upscaler_bundle, *option).code == 2
+
+
+class TestQuality:
+    def test_scores_are_of_the_frames_given(self, upscaler_bundle: Path, tmp_path: Path) -> None:
+        truth = save_folder(tmp_path / "truth", 3, 32, 32)
+        outcome = superlower("bench", "quality", upscaler_bundle, "--gt", truth, "--json")
+        assert outcome.code == 0, outcome.stderr
+        (row,) = outcome.json["results"]
+        assert row["variant"] == "onnxruntime-cpu-fp32"
+        assert len(row["psnr_y_frames"]) == 3
+        assert row["psnr_y"] == pytest.approx(np.mean(row["psnr_y_frames"]))
+        assert 0 < row["psnr_y"] < 60
+
+    def test_truth_of_another_size(self, upscaler_bundle: Path, tmp_path: Path) -> None:
+        (tmp_path / "truth").mkdir()
+        Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(tmp_path / "truth" / "0.png")
+        outcome = superlower("bench", "quality", upscaler_bundle, "--gt", tmp_path / "truth")
+        assert outcome.code == 2
+        assert "--size 20x16" in outcome.error
