@@ -156,8 +156,8 @@ def test_speed_runs(tmp_path: Path) -> None:
     ]
     assert {row["threads"] for row in found["contenders"]} == {found["machine"]["threads"]}
     throughput = found["throughput"]
-    # Two frames: two flows and both sweeps. SPyNet's 7x7 kernels on six levels, 64 to 2 pixels wide; a trunk of
-    # one block takes 67, 64, 64 channels to 64; then fusion and the convolutions at 1, 4, 16 and 16 times 64x64.
+    # Two frames: two flows and both sweeps. SPyNet's 7x7 kernels on six levels, 64 to 2 pixels wide; a trunk
+    # of one block takes 67, 64, 64 channels to 64; then fusion, and the convolutions at 1 to 16 times 64x64.
     flow = 49 * (8 * 32 + 32 * 64 + 64 * 32 + 32 * 16 + 16 * 2) * sum(4**level for level in range(1, 7))
     trunk = 9 * 64 * (67 + 64 + 64) * 64**2
     head = (128 * 64 + 9 * 64 * (256 + 4 * 256 + 16 * 64 + 16 * 3)) * 64**2
