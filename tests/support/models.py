@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 from onnx import TensorProto, helper, numpy_helper
 
 from superlower import ir
@@ -101,6 +102,44 @@ def window(height: int = 16, width: int = 16, multiple: int = 1) -> TemporalMode
     return _one_equation("window", frame, graph, reads, {"picture": "output"}, {})
 
 
+def bidirectional(height: int = 16, width: int = 16) -> TemporalModel:
+    """A backward sweep, and pictures made of its states: latency the whole clip."""
+    back, forth = _Net(3), _Net(4)
+    joined = back.op("Concat", "joined", "x", "hidden", axis=1)
+    back.op("Tanh", "hidden_next", back.conv("trunk", joined, 3 + FEATURES, FEATURES))
+    forth.body(forth.op("Concat", "joined", "x", "back", axis=1), 3 + FEATURES)
+    state, frame = (1, FEATURES, height, width), (1, 3, height, width)
+    larger = (1, 3, SCALE * height, SCALE * width)
+    program = Program(
+        name="bidirectional",
+        frame=Frame(height=height, width=width, scale=SCALE),
+        streams={
+            "frame": Stream(shape=(1, 3, "H", "W"), edge=Edge.REPLICATE),
+            "hb": Stream(shape=HIDDEN),
+            "output": Stream(shape=(1, 3, f"{SCALE}*H", f"{SCALE}*W")),
+        },
+        equations=(
+            Equation(
+                name="backward",
+                graph="back",
+                inputs={"x": "frame[t]", "hidden": "hb[t+1]"},
+                outputs={"hidden_next": "hb"},
+            ),
+            Equation(
+                name="forward",
+                graph="forth",
+                inputs={"x": "frame[t]", "back": "hb[t]"},
+                outputs={"picture": "output"},
+            ),
+        ),
+    )
+    graphs = {
+        "back": back.model({"x": frame, "hidden": state}, {"hidden_next": state}),
+        "forth": forth.model({"x": frame, "back": state}, {"picture": larger}),
+    }
+    return TemporalModel(program, {name: onnx_ir.from_proto(graph) for name, graph in graphs.items()})
+
+
 def save_program(model: TemporalModel, folder: Path) -> Path:
     """The program folder of a model."""
     files.save_model(model, folder)
@@ -115,8 +154,6 @@ def _one_equation(
     writes: dict[str, str],
     states: dict[str, Stream],
 ) -> TemporalModel:
-    import onnx_ir
-
     program = Program(
         name=name,
         frame=frame,

@@ -42,8 +42,8 @@ def coverage(
 ) -> None:
     """Say how each backend serves every node of MODEL on each target.
 
-    Asks the SDK's own parser or compiler where it is installed; a backend that can't answer without it is left
-    out, unless asked for by name. Exit code 3 when a node is unsupported.
+    Asks the SDK's own parser or compiler where it is installed; a backend that can't answer without it is
+    left out, unless asked for by name. Exit code 3 when a node is unsupported.
     """
     height, width = parse_size(size) if size else (None, None)
     graphs = onnx_files.load(model, height=height, width=width).graphs

@@ -62,7 +62,9 @@ def upscale(
     if dry_run:
         with open_clip(source) as clip:
             count = clip.frames if frames is None else frames
-            plan = driver.plan_chunks(bundle.program, count, limit, chunk=chunk, look_ahead=look_ahead)
+            plan = driver.plan_chunks(
+                bundle.program, count, limit, chunk=chunk, look_ahead=look_ahead, in_flight=in_flight
+            )
         console.print(f"would upscale {source} with {variant.name}: {_describe(plan)}")
         return
     with Bars() as bars:

@@ -96,11 +96,18 @@ def measure(
         border: output pixels left out at each edge.
         reference: PyTorch's whole-clip run; its own row comes first, and variants are compared with it.
         chunk, look_ahead: as for `Runner.run`.
+
+    Raises:
+        BadInputError: no such degradation, or one that is only defined for another scale.
     """
     if degradation not in DEGRADATIONS:
         raise unknown_name("degradation", degradation, DEGRADATIONS)
     progress = progress or Silent()
     frame = bundle.program.frame
+    if degradation != "bi" and frame.scale != 4:
+        raise BadInputError(
+            f"degradation {degradation} is defined for x4, the bundle is x{frame.scale}: use bi"
+        )
     low = [DEGRADATIONS[degradation](picture, frame.scale) for picture in truth]
     inputs = [to_tensor(picture, frame) for picture in low]
     rows: list[QualityRow] = []

@@ -60,6 +60,7 @@ def plan_chunks(
     *,
     chunk: int | None = None,
     look_ahead: int | None = None,
+    in_flight: int = 1,
 ) -> Chunking:
     """Whole clips where that fits; else the longest chunks that do.
 
@@ -70,33 +71,36 @@ def plan_chunks(
         frames: in the clip, if known.
         max_bytes: for the stream tensors.
         chunk, look_ahead: the user's own.
+        in_flight: calls that may run at the same time.
 
     Raises:
-        BadInputError: not even a chunk of one frame fits.
+        BadInputError: not even a chunk of one frame, or not the user's own, fits.
     """
     height, width = program.frame.height, program.frame.width
+
+    def peak(count: int) -> int:
+        return analysis.peak_bytes(program, count, height, width, in_flight)
+
     latency = analysis.latency(program)
     if latency is not None:
         size = chunk or 1
-        return Chunking(size, latency, analysis.peak_bytes(program, 2 * latency + size + 2, height, width))
-    ahead = LOOK_AHEAD if look_ahead is None else look_ahead
-    if chunk is None and frames is not None:
-        whole = analysis.peak_bytes(program, frames, height, width)
-        if whole <= max_bytes:
+        cut = Chunking(size, latency, peak(2 * latency + size + 2))
+    else:
+        if chunk is None and frames is not None and (whole := peak(frames)) <= max_bytes:
             return Chunking(None, None, whole)
-
-    def peak(size: int) -> int:
-        return analysis.peak_bytes(program, size + ahead, height, width)
-
-    if chunk is None:
-        one, two = peak(1), peak(2)
-        if one > max_bytes:
-            raise BadInputError(
-                f"a chunk of one frame and {ahead} of look-ahead takes {one / 1e9:.2f} GB of states at "
-                f"{height}x{width}, over --max-memory: allow more, or a smaller --look-ahead"
-            )
-        chunk = 1 + (max_bytes - one) // max(two - one, 1)
-    return Chunking(chunk, ahead, peak(chunk))
+        ahead = LOOK_AHEAD if look_ahead is None else look_ahead
+        size = chunk or 1
+        if chunk is None:
+            one, two = peak(1 + ahead), peak(2 + ahead)
+            size += max(max_bytes - one, 0) // max(two - one, 1)
+        cut = Chunking(size, ahead, peak(size + ahead))
+    if cut.predicted_bytes > max_bytes:
+        frames_held = f"a chunk of {size} frames" if size > 1 else "a chunk of one frame"
+        raise BadInputError(
+            f"{frames_held} and {cut.look_ahead} of look-ahead takes {cut.predicted_bytes / 1e9:.3g} GB of "
+            f"streams at {height}x{width}, over --max-memory: allow more, or smaller --chunk or --look-ahead"
+        )
+    return cut
 
 
 def upscale(
@@ -142,7 +146,9 @@ def upscale(
                 f"{frame.height}x{frame.width}: export and compile with --size {clip.height}x{clip.width}"
             )
         count = clip.frames if limit is None or clip.frames is None else min(limit, clip.frames)
-        cut = plan_chunks(bundle.program, count, max_bytes, chunk=chunk, look_ahead=look_ahead)
+        cut = plan_chunks(
+            bundle.program, count, max_bytes, chunk=chunk, look_ahead=look_ahead, in_flight=in_flight
+        )
         progress.stage(f"upscaling {source.name}", count)
         started = time.monotonic()
         height, width = frame.scale * frame.height, frame.scale * frame.width

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from superlower.backends import onnxruntime
+from superlower.backends.base import Artifact, BuildOptions
+from superlower.backends.registry import backend
+from superlower.bundle.bundle import Bundle
+from superlower.driver.compile import Compiled, Job, compile_bundle, plan_jobs, state_pairs
+from superlower.driver.export import golden_for
+from superlower.driver.reference import reference_sessions
+from superlower.errors import (
+    BadInputError,
+    BuildFailedError,
+    MissingSdkError,
+    OutputsDifferError,
+    UnsupportedOperatorError,
+)
+from superlower.passes.pipelines import default_pipeline
+from superlower.program.interpret import interpret
+from superlower.program.model import TemporalModel
+from superlower.runtime.load import open_runner
+from superlower.targets.base import Precision
+from superlower.targets.catalog import target
+from support.basicvsr import basicvsr_program
+from support.models import bidirectional, recurrent, window
+from support.wrong import Wrong
+
+pytestmark = pytest.mark.usefixtures("quick_builds")
+FP32, FP16 = Precision.FP32, Precision.FP16
+
+
+def jobs(*names: str, precision: Precision = FP32) -> list[Job]:
+    return [Job(backend(name), target("cpu"), precision) for name in names]
+
+
+def compiled(model: TemporalModel, output: Path, *asked: Job, frames: int = 4, **options: object) -> Compiled:
+    return compile_bundle(
+        model,
+        asked,
+        golden_for(model, None, None, frames),
+        output,
+        options=BuildOptions(threads=1),
+        **options,
+    )
+
+
+def empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+def test_variants_hold_what_was_asked_and_measured(tmp_path: Path) -> None:
+    asked = [*jobs("onnxruntime"), *jobs("onnxruntime", precision=FP16)]
+    bundle = compiled(recurrent(), tmp_path / "bundle", *asked).bundle
+    first, second = bundle.manifest.variants
+    assert (first.name, second.name) == ("onnxruntime-cpu-fp32", "onnxruntime-cpu-fp16")
+    for variant, limit in ((first, 0.001), (second, 2 / 255)):
+        assert variant.measured is not None
+        assert len(variant.measured.max_abs) == 4
+        assert max(variant.measured.max_abs) <= variant.tolerance == pytest.approx(limit)
+        assert variant.tolerance_reason
+        assert variant.machine == {}
+        artifact = variant.engines["step"]
+        assert (artifact.backend, artifact.target, artifact.threads) == ("onnxruntime", "cpu", 1)
+        assert artifact.sdk == backend("onnxruntime").versions()
+    assert max(second.measured.max_abs) > 0, "rounding to 11 bits shows"
+    assert [r.name for r in second.passes] == ["convert-precision", "guard-grid-sample"]
+
+
+def test_pass_records_tell_what_each_pass_did(tmp_path: Path) -> None:
+    manifest = compiled(bidirectional(), tmp_path / "bundle", *jobs("onnxruntime")).bundle.manifest
+    names = [one.name for one in default_pipeline()]
+    assert [(r.graph, r.name) for r in manifest.passes] == [(g, n) for g in ("back", "forth") for n in names]
+    for record in manifest.passes:
+        assert record.measured <= record.budget
+        assert record.reason
+        if not record.rewritten:
+            assert record.nodes_before == record.nodes_after
+    (fold,) = (r for r in manifest.passes if (r.graph, r.name) == ("back", "fold-constants"))
+    assert fold.nodes_before == {"Concat": 1, "Conv": 1, "Tanh": 1}
+
+
+def test_a_wrong_engine_fails_and_leaves_nothing(
+    tmp_path: Path, install_backend: Callable[[Wrong], None]
+) -> None:
+    install_backend(Wrong())
+    message = (
+        r"wrong-cpu-fp32 differs from ONNX Runtime .* at frame \d, over its tolerance of 0.001 .* --bisect"
+    )
+    with pytest.raises(OutputsDifferError, match=message):
+        compiled(recurrent(), tmp_path / "bundle", *jobs("wrong"))
+    assert empty(tmp_path)
+
+
+def test_a_tolerance_of_ones_own(tmp_path: Path, install_backend: Callable[[Wrong], None]) -> None:
+    install_backend(Wrong())
+    (variant,) = compiled(recurrent(), tmp_path / "b", *jobs("wrong"), atol=0.5).bundle.manifest.variants
+    assert (variant.tolerance, variant.tolerance_reason) == (0.5, "--atol")
+    assert variant.measured is not None
+    assert 0.001 < max(variant.measured.max_abs) < 0.5
+
+
+def test_keep_going_leaves_out_what_fails(tmp_path: Path, install_backend: Callable[[Wrong], None]) -> None:
+    class Failing(Wrong):
+        def compile(self, *_: object) -> Artifact:
+            raise BuildFailedError("out of tactics")
+
+    install_backend(Failing(name="failing"))
+    with pytest.raises(BuildFailedError, match="out of tactics"):
+        compiled(recurrent(), tmp_path / "bundle", *jobs("failing"), keep_going=True)
+    assert empty(tmp_path)
+
+    install_backend(Wrong())
+    asked = jobs("wrong", "failing", "onnxruntime")
+    result = compiled(recurrent(), tmp_path / "bundle", *asked, keep_going=True)
+    assert [v.name for v in result.bundle.manifest.variants] == ["onnxruntime-cpu-fp32"]
+    assert {f.job: type(f.error) for f in result.failures} == {
+        "failing-cpu-fp32": BuildFailedError,
+        "wrong-cpu-fp32": OutputsDifferError,
+    }
+    assert [p.name for p in (tmp_path / "bundle" / "variants").iterdir()] == ["onnxruntime-cpu-fp32"]
+    with pytest.raises(OutputsDifferError):
+        compiled(recurrent(), tmp_path / "none", *jobs("wrong"), keep_going=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_failing_build_keeps_the_bundle_that_was_there(
+    tmp_path: Path, install_backend: Callable[[Wrong], None]
+) -> None:
+    install_backend(Wrong())
+    before = compiled(recurrent(), tmp_path / "bundle", *jobs("onnxruntime")).bundle.manifest
+    with pytest.raises(OutputsDifferError):
+        compiled(window(), tmp_path / "bundle", *jobs("wrong"))
+    assert Bundle.open(tmp_path / "bundle").manifest == before
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_nothing_is_left_of_a_stopped_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        assert any(tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    model, golden = recurrent(), golden_for(recurrent(), None, None, 3)
+    (job,) = jobs("onnxruntime")
+    monkeypatch.setattr("superlower.driver.compile._build", stop)
+    with pytest.raises(KeyboardInterrupt):
+        compile_bundle(model, [job], golden, tmp_path / "bundle", options=BuildOptions(threads=1))
+    assert empty(tmp_path)
+
+
+def test_only_files_of_the_engine_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = onnxruntime.OnnxRuntime.compile
+
+    def littering(self, model, target, options, workdir):
+        artifact = real(self, model, target, options, workdir)
+        (workdir / "build.log").write_text("a log")
+        return artifact
+
+    monkeypatch.setattr(onnxruntime.OnnxRuntime, "compile", littering)
+    bundle = compiled(recurrent(), tmp_path / "bundle", *jobs("onnxruntime")).bundle
+    place = bundle.folder / "variants" / "onnxruntime-cpu-fp32" / "step"
+    assert [p.name for p in place.iterdir()] == ["model.onnx"]
+
+
+def test_settings_go_to_their_backend_alone(tmp_path: Path) -> None:
+    settings = {"onnxruntime.session.set_denormal_as_zero": "1", "openvino.NUM_STREAMS": "1"}
+    model = recurrent()
+    bundle = compile_bundle(
+        model,
+        jobs("onnxruntime"),
+        golden_for(model, None, None, 2),
+        tmp_path / "bundle",
+        options=BuildOptions(threads=1, settings=settings),
+    ).bundle
+    found = bundle.manifest.variants[0].engines["step"].settings
+    assert found == {"session.set_denormal_as_zero": "1"}
+
+
+def test_an_engine_wont_be_held_to_another_models_golden_clip(tmp_path: Path) -> None:
+    golden = golden_for(recurrent(8, 8), None, None, 2)
+    with pytest.raises(BadInputError, match=r"takes float32 \[1, 3, 16, 16\], not float32 \[1, 3, 8, 8\]"):
+        compile_bundle(recurrent(), jobs("onnxruntime"), golden, tmp_path / "b", options=BuildOptions())
+    assert empty(tmp_path)
+
+
+def test_an_unsupported_operator_is_named(tmp_path: Path) -> None:
+    model = recurrent()
+    graph = model.graphs["step"].clone()
+    (node,) = (n for n in graph.graph if n.op_type == "Tanh")
+    node.op_type, node.domain = "Swoosh", "ai.example"
+    graph.opset_imports["ai.example"] = 1
+    with pytest.raises(UnsupportedOperatorError, match=r"onnxruntime doesn't cover .*Swoosh"):
+        compiled(model.with_graphs({"step": graph}), tmp_path / "bundle", *jobs("onnxruntime"))
+
+
+def test_states_inside_openvino_over_two_clips(tmp_path: Path) -> None:
+    """Eight frames, and again from the first: a state left over from the first clip would show."""
+    pytest.importorskip("openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'")
+    model = recurrent()
+    bundle = compiled(model, tmp_path / "bundle", *jobs("openvino"), frames=8, states_inside=True).bundle
+    (variant,) = bundle.manifest.variants
+    assert variant.engines["step"].stateful == (("tanh", "hidden"),)
+    golden = bundle.golden()
+    with open_runner(bundle, variant) as runner:
+        first = list(runner.run(golden.frames, total=8))
+        second = list(runner.run(golden.frames, total=8))
+        streamed = list(runner.run(iter(golden.frames)))
+    for clip in (first, second, streamed):
+        worst = max(float(np.abs(a - b).max()) for a, b in zip(clip, golden.outputs, strict=True))
+        assert worst <= variant.tolerance
+    assert all(map(np.array_equal, first, second))
+    # The state matters: with none, later frames are others.
+    with reference_sessions(model) as sessions:
+        blank = {"hidden": np.zeros((1, 4, 16, 16), np.float32)}
+        stateless = interpret(model.program, golden.frames, lambda g, f: sessions[g].run({**f, **blank}))
+    assert np.abs(stateless[7] - first[7]).max() > 0.01
+
+
+def test_state_pairs_are_states_that_nobody_else_reads() -> None:
+    assert state_pairs(recurrent().program, "step") == (("tanh", "hidden"),)
+    assert state_pairs(window().program, "step") == ()
+    # The forward sweep reads the backward one's states, and two equations share the flow network.
+    program = basicvsr_program()
+    assert state_pairs(program, "backward") == ()
+    assert state_pairs(program, "forward") == (("hidden_out", "hidden"),)
+    assert state_pairs(program, "flow") == ()
+
+
+def test_jobs_are_planned_for_what_is_installed_and_serves(install_backend: Callable[[Wrong], None]) -> None:
+    class Absent(Wrong):
+        def missing(self) -> str:
+            return "absent isn't installed: pip install absent"
+
+    install_backend(Absent(name="absent"))
+    cpu = target("cpu")
+    planned = plan_jobs([cpu], [FP32, FP16], ["onnxruntime"])
+    assert [j.name for j in planned] == ["onnxruntime-cpu-fp32", "onnxruntime-cpu-fp16"]
+    assert "absent" not in {j.backend.name for j in plan_jobs([cpu], [FP32])}
+    with pytest.raises(MissingSdkError, match="pip install absent"):
+        plan_jobs([cpu], [FP32], ["absent"])
+    with pytest.raises(BadInputError, match="no backend can compile for rtx3090 at fp32: onnxruntime: "):
+        plan_jobs([target("rtx3090")], [FP32], ["onnxruntime"])
+    both = ["onnxruntime", "tensorrt-rtx"]
+    if backend("tensorrt-rtx").missing() is None:
+        with pytest.raises(BadInputError, match="tensorrt-rtx serves none of the targets: cpu: "):
+            plan_jobs([cpu], [FP32], both)
+
+
+def test_a_variant_that_cant_run_here_is_unchecked(
+    tmp_path: Path, install_backend: Callable[[Wrong], None]
+) -> None:
+    class Elsewhere(Wrong):
+        def runnable(self, target: object) -> str:
+            return "no such device here"
+
+    install_backend(Elsewhere())
+    (variant,) = compiled(recurrent(), tmp_path / "bundle", *jobs("wrong")).bundle.manifest.variants
+    assert (variant.measured, variant.unchecked) == (None, "no such device here")
+
+
+def test_the_golden_outputs_are_the_models_own(tmp_path: Path) -> None:
+    """A golden clip that the model doesn't reproduce: whoever made it, no engine passes."""
+    model = recurrent()
+    golden = golden_for(model, None, None, 3)
+    shifted = replace(golden, outputs=tuple(o + np.float32(0.01) for o in golden.outputs))
+    with pytest.raises(OutputsDifferError, match=r"by 0\.01 at frame"):
+        compile_bundle(model, jobs("onnxruntime"), shifted, tmp_path / "b", options=BuildOptions(threads=1))
+
+
+def test_the_padded_size_is_what_engines_take(tmp_path: Path) -> None:
+    model = recurrent(13, 18, multiple=4)
+    assert model.program.frame.padded == (16, 20)
+    bundle = compiled(model, tmp_path / "bundle", *jobs("onnxruntime")).bundle
+    assert {f.shape for f in bundle.golden().frames} == {(1, 3, 16, 20)}
+    assert {f.shape for f in bundle.golden().outputs} == {(1, 3, 32, 40)}
+    assert msgspec.json.encode(bundle.program) == msgspec.json.encode(model.program)

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from superlower.backends.base import BuildOptions
+from superlower.backends.registry import backend
+from superlower.bundle.bundle import Bundle
+from superlower.driver.compile import Job, compile_bundle
+from superlower.driver.export import golden_for
+from superlower.driver.upscale import LOOK_AHEAD, plan_chunks, upscale
+from superlower.errors import BadInputError, OutputsDifferError
+from superlower.media.tensors import from_tensor, to_tensor
+from superlower.program import analysis
+from superlower.program.interpret import interpret
+from superlower.program.model import TemporalModel
+from superlower.runtime.load import open_runner
+from superlower.targets.base import Precision
+from superlower.targets.catalog import target
+from support.basicvsr import basicvsr_program
+from support.clips import picture, pngs, save_folder, save_video, seconds, sizes
+from support.models import bidirectional, recurrent, window
+
+pytestmark = pytest.mark.usefixtures("quick_builds")
+MakeBundle = Callable[[TemporalModel], Bundle]
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> MakeBundle:
+    def make(model: TemporalModel) -> Bundle:
+        job = Job(backend("onnxruntime"), target("cpu"), Precision.FP32)
+        golden = golden_for(model, None, None, 2)
+        output = tmp_path / f"{model.program.name}.bundle"
+        return compile_bundle(model, [job], golden, output, options=BuildOptions(threads=1)).bundle
+
+    return make
+
+
+def expected(bundle: Bundle, clip: list[np.ndarray]) -> list[np.ndarray]:
+    """What should be written, by the naive interpreter over the bundle's own engines."""
+    program, variant = bundle.program, bundle.pick()
+    inputs = [to_tensor(rgb, program.frame) for rgb in clip]
+    sessions = bundle.load(variant)
+    outputs = interpret(program, inputs, lambda graph, feeds: sessions[graph].run(feeds))
+    return [from_tensor(o, program.frame, rgb) for o, rgb in zip(outputs, clip, strict=True)]
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+@pytest.mark.parametrize("megabytes", [30, 50, 100])
+def test_chunks_are_the_longest_that_fit(megabytes: int, in_flight: int) -> None:
+    program, limit = basicvsr_program(), megabytes * 10**6
+
+    def peak(frames: int) -> int:
+        return analysis.peak_bytes(program, frames, 64, 64, in_flight)
+
+    cut = plan_chunks(program, 500, limit, in_flight=in_flight)
+    assert cut.chunk is not None
+    assert cut.look_ahead == LOOK_AHEAD
+    assert cut.predicted_bytes == peak(cut.chunk + LOOK_AHEAD) <= limit < peak(cut.chunk + LOOK_AHEAD + 1)
+    assert plan_chunks(program, None, limit, in_flight=in_flight) == cut, "nor is an unknown length trusted"
+
+
+def test_a_clip_that_fits_is_not_cut() -> None:
+    program = basicvsr_program()
+    whole = analysis.peak_bytes(program, 30, 64, 64)
+    assert plan_chunks(program, 30, whole).chunk is None
+    assert plan_chunks(program, 30, whole).predicted_bytes == whole
+    assert plan_chunks(program, 30, whole - 1).chunk is not None
+    assert plan_chunks(program, 30, whole, chunk=4, look_ahead=2).chunk == 4
+
+
+@pytest.mark.parametrize("program", [basicvsr_program(), window().program, recurrent().program])
+def test_too_little_memory_is_refused(program) -> None:
+    with pytest.raises(BadInputError, match=r"a chunk of one frame and \d+ of look-ahead takes .* GB"):
+        plan_chunks(program, 100, 1000)
+
+
+def test_a_chunk_of_the_users_own_must_fit_too() -> None:
+    with pytest.raises(
+        BadInputError, match=r"a chunk of 90 frames and 15 of look-ahead takes .* --max-memory"
+    ):
+        plan_chunks(basicvsr_program(), 100, 40 * 10**6, chunk=90)
+
+
+@pytest.mark.parametrize("model", [window, recurrent])
+def test_bounded_latency_is_exact_whatever_the_chunks(
+    model: Callable[[], TemporalModel], make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle(model())
+    clip = [picture(t, 16, 16) for t in range(7)]
+    source = save_folder(tmp_path / "in", 7)
+    wanted = expected(bundle, clip)
+    for chunk in (None, 1, 3, 7, 20):
+        output = tmp_path / f"out{chunk}"
+        done = upscale(bundle, bundle.pick(), source, output, chunk=chunk)
+        assert done.frames == 7
+        assert done.peak_bytes <= done.chunking.predicted_bytes
+        assert [p.name for p in sorted(output.iterdir())] == [f"f{t}.png" for t in range(7)]
+        assert all(map(np.array_equal, pngs(output), wanted))
+
+
+def test_a_backward_sweep_is_exact_in_one_go_and_near_it_in_chunks(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle(bidirectional())
+    source = save_folder(tmp_path / "in", 9)
+    wanted = expected(bundle, [picture(t, 16, 16) for t in range(9)])
+    whole = upscale(bundle, bundle.pick(), source, tmp_path / "whole")
+    assert whole.chunking.chunk is None
+    assert whole.peak_bytes <= whole.chunking.predicted_bytes
+    assert all(map(np.array_equal, pngs(tmp_path / "whole"), wanted))
+    errors = []
+    for ahead in (0, 2, 8):
+        output = tmp_path / f"chunks{ahead}"
+        cut = upscale(bundle, bundle.pick(), source, output, chunk=2, look_ahead=ahead)
+        assert cut.peak_bytes <= cut.chunking.predicted_bytes
+        found = pngs(output)
+        errors.append(max(int(np.abs(a.astype(int) - b).max()) for a, b in zip(found, wanted, strict=True)))
+    # Looking ahead to the clip's end is the whole clip.
+    assert errors[0] >= errors[1] >= errors[2] == 0
+    assert errors[0] > 0
+
+
+def test_memory_keeps_to_its_bound(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(bidirectional())
+    source = save_folder(tmp_path / "in", 40)
+    limit = analysis.peak_bytes(bundle.program, 24, 16, 16)
+    done = upscale(bundle, bundle.pick(), source, tmp_path / "out", max_bytes=limit)
+    assert done.chunking.chunk is not None
+    assert done.peak_bytes <= done.chunking.predicted_bytes <= limit
+    assert len(pngs(tmp_path / "out")) == 40
+
+
+def test_several_calls_at_once_change_nothing(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(bidirectional())
+    source = save_folder(tmp_path / "in", 6)
+    done = upscale(bundle, bundle.pick(), source, tmp_path / "out", in_flight=3)
+    assert done.peak_bytes <= done.chunking.predicted_bytes
+    wanted = expected(bundle, [picture(t, 16, 16) for t in range(6)])
+    assert all(map(np.array_equal, pngs(tmp_path / "out"), wanted))
+
+
+def test_a_video_keeps_its_frames_and_their_times(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(window())
+    source = save_video(tmp_path / "in.mp4", 11)
+    done = upscale(bundle, bundle.pick(), source, tmp_path / "out.mp4")
+    assert done.frames == 11
+    times = seconds(source)
+    assert len({b - a for a, b in pairwise(times)}) == 2, "the clip is irregular"
+    assert seconds(tmp_path / "out.mp4") == times
+    assert sizes(tmp_path / "out.mp4") == {(32, 32)}
+
+
+def test_a_limit_of_frames(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(window())
+    source = save_video(tmp_path / "in.mp4", 9)
+    upscale(bundle, bundle.pick(), source, tmp_path / "out.mp4", limit=4)
+    assert seconds(tmp_path / "out.mp4") == seconds(source)[:4]
+    # The fourth frame is the clip's last: its neighbour is its own replica, not the fifth.
+    upscale(bundle, bundle.pick(), save_folder(tmp_path / "pngs", 9), tmp_path / "out", limit=4)
+    wanted = expected(bundle, [picture(t, 16, 16) for t in range(4)])
+    assert all(map(np.array_equal, pngs(tmp_path / "out"), wanted))
+
+
+def test_padding_is_cropped_from_the_output(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """A 13x18 frame goes in padded to 16x20 and comes out as 26x36, as if computed on the padded picture."""
+    bundle = make_bundle(window(13, 18, multiple=4))
+    source = save_folder(tmp_path / "in", 3, 13, 18)
+    upscale(bundle, bundle.pick(), source, tmp_path / "out")
+    found = pngs(tmp_path / "out")
+    assert {f.shape for f in found} == {(26, 36, 3)}
+    padded = [np.pad(picture(t, 13, 18), ((0, 3), (0, 2), (0, 0)), mode="edge") for t in range(3)]
+    tensors = [(p.transpose(2, 0, 1)[None] / 255).astype(np.float32) for p in padded]
+    with open_runner(bundle, bundle.pick()) as runner:
+        outputs = list(runner.run(tensors, total=3))
+    for image, output in zip(found, outputs, strict=True):
+        wanted = np.rint(np.clip(output[0, :, :26, :36], 0, 1).transpose(1, 2, 0) * 255)
+        assert np.array_equal(image, wanted)
+
+
+def test_another_size_says_what_to_do(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(window())
+    source = save_video(tmp_path / "in.mp4", 3, 24, 32)
+    message = r"is 24x32 \(HxW\), the bundle upscales 16x16: export and compile with --size 24x32"
+    with pytest.raises(BadInputError, match=message):
+        upscale(bundle, bundle.pick(), source, tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_an_output_that_is_no_number_writes_nothing(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(recurrent())
+    source = save_folder(tmp_path / "in", 3)
+
+    class Broken:
+        """A session whose third output isn't a number."""
+
+        calls = 0
+
+        def __init__(self, real) -> None:
+            self.real = real
+
+        def run(self, feeds):
+            outputs = self.real.run(feeds)
+            Broken.calls += 1
+            if Broken.calls == 3:
+                outputs["picture"][0, 0, 5, 5] = np.nan
+            return outputs
+
+        def reset(self) -> None: ...
+
+        def close(self) -> None:
+            self.real.close()
+
+    class Faulty(Bundle):
+        def load(self, variant):
+            return {name: Broken(session) for name, session in super().load(variant).items()}
+
+    faulty = Faulty(bundle.folder, bundle.manifest)
+    with pytest.raises(OutputsDifferError, match="NaN or infinity"):
+        upscale(faulty, bundle.pick(), source, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "recurrent.bundle"]
+
+
+def test_sixteen_bits_stay_sixteen(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(window())
+    source = save_folder(tmp_path / "in", 2)
+    for index, file in enumerate(sorted(source.iterdir())):
+        codec = av.CodecContext.create("png", "w")
+        codec.height, codec.width, codec.pix_fmt, codec.time_base = 16, 16, "rgb48be", 1
+        deep = picture(index, 16, 16).astype(np.uint16) * 257
+        frame = av.VideoFrame.from_ndarray(deep, format="rgb48le").reformat(format="rgb48be")
+        file.write_bytes(b"".join(bytes(p) for p in [*codec.encode(frame), *codec.encode(None)]))
+    upscale(bundle, bundle.pick(), source, tmp_path / "out")
+    found = pngs(tmp_path / "out")
+    assert {f.dtype for f in found} == {np.dtype(np.uint16)}
+    wanted = expected(bundle, [picture(t, 16, 16) for t in range(2)])
+    for image, eight in zip(found, wanted, strict=True):
+        assert np.abs(image / 257 - eight).max() <= 0.5 + 1 / 257
+    with Image.open(sorted((tmp_path / "out").iterdir())[0]) as file:
+        assert file.size == (32, 32)
