@@ -67,16 +67,6 @@ def superlower(*arguments: object) -> Outcome:
     return Outcome(int(str(code or 0)), out.text(), err.text())
 
 
-BLOCKER = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in {names!r}:
-            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
-sys.meta_path.insert(0, Absent())
-"""
-
-
 def fresh(
     *arguments: object, absent: tuple[str, ...] = (), before: str = "", cwd: Path | None = None
 ) -> Outcome:
@@ -85,7 +75,9 @@ def fresh(
     Args:
         before: further code to run first.
     """
-    script = f"{BLOCKER.format(names=absent)}\n{before}\nfrom superlower.cli.main import main\nmain()"
+    # None in sys.modules: neither `import` nor `importlib.util.find_spec` finds it.
+    hide = f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))"
+    script = f"{hide}\n{before}\nfrom superlower.cli.main import main\nmain()"
     run = subprocess.run(
         [sys.executable, "-c", script, "--no-progress", *map(str, arguments)],
         capture_output=True,

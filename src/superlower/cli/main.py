@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import tomllib
 import traceback
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 import superlower
 from superlower.cli import (
@@ -27,10 +29,27 @@ from superlower.cli import (
     upscale,
 )
 from superlower.cli.common import State, console
-from superlower.errors import BadInputError, StoppedError, SuperlowerError
+from superlower.errors import BadInputError, StoppedError, SuperlowerError, unknown_name
+
+
+class _Verbs(TyperGroup):
+    """Keeps from Typer what it would end the process for in its own way."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            raise StoppedError("stopped") from stopped
+        except BrokenPipeError:
+            # Whoever read stdout has seen enough; the flush at exit must not fail in turn.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
 
 app = typer.Typer(
     name="superlower",
+    cls=_Verbs,
     help="Lower video super-resolution models onto accelerators.",
     no_args_is_help=True,
     add_completion=False,
@@ -68,7 +87,13 @@ def options(
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     State.progress = not no_progress
     if config is not None and ctx.invoked_subcommand is not None:
-        ctx.default_map = {ctx.invoked_subcommand: _read_config(config)}
+        found = _read_config(config)
+        verb: Any = cast(Any, ctx.command).commands[ctx.invoked_subcommand]
+        known = {option.name for option in verb.params} | getattr(verb, "commands", {}).keys()
+        for name in found.keys() - known:
+            unknown = unknown_name(f"option of {ctx.invoked_subcommand}", name, known)
+            raise BadInputError(f"config file {config}: {unknown}")
+        ctx.default_map = {ctx.invoked_subcommand: found}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -84,14 +109,11 @@ def main() -> None:
     """Run the command line and exit with the documented code."""
     debug = "--log-level=debug" in sys.argv or ("--log-level", "debug") in pairwise(sys.argv)
     try:
-        app()
+        app(prog_name="superlower")
     except SuperlowerError as error:
         _fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
         _fail("stopped", StoppedError.exit_code, debug)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}", BadInputError.exit_code, debug)
