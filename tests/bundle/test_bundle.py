@@ -8,11 +8,18 @@ import msgspec
 import numpy as np
 import pytest
 
+from superlower.backends.base import BuildOptions
+from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle, seal, writing
 from superlower.bundle.manifest import FORMAT, MANIFEST_FILE, FileRecord, Manifest, Variant, decode
 from superlower.check.crosscheck import check_variant
+from superlower.driver.compile import Job, compile_bundle
+from superlower.driver.export import golden_for
 from superlower.errors import BadInputError, MissingSdkError
 from superlower.runtime.load import open_runner
+from superlower.targets.base import Precision
+from superlower.targets.catalog import target
+from support.models import recurrent
 from support.wrong import Wrong
 
 ENGINE = "variants/onnxruntime-cpu-fp32/step/model.onnx"
@@ -129,6 +136,34 @@ def test_an_engine_that_its_sdk_cant_read(recurrent_bundle: Path, copied: Callab
     bundle = reseal_files(folder)
     with pytest.raises(BadInputError, match=r"no engine that ONNX Runtime .* can read: .*compile it again"):
         bundle.load(bundle.manifest.variants[0])
+
+
+def test_an_engine_of_another_tvm(recurrent_bundle: Path, copied: Callable[[Path], Path]) -> None:
+    """TVM's libraries fit one version of it: that is told before anything is loaded."""
+    pytest.importorskip("tvm", reason="TVM isn't installed: pip install 'superlower[tvm]'")
+    folder = copied(recurrent_bundle)
+    other = with_artifact(read(folder).variants[0], backend="tvm", sdk={"apache-tvm": "0.9"})
+    bundle = reseal(folder, backend="tvm", **other)
+    with pytest.raises(BadInputError, match=r"built by apache-tvm 0\.9, here is .*: compile it again"):
+        bundle.load(bundle.manifest.variants[0])
+
+
+def test_an_engine_of_another_openvino(tmp_path: Path, quick_builds: None) -> None:
+    """Its blob is for one version only; the IR beside it says the same, and is compiled instead."""
+    pytest.importorskip("openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'")
+    model = recurrent()
+    job = Job(backend("openvino"), target("cpu"), Precision.FP32)
+    golden = golden_for(model, None, None, 2)
+    folder = compile_bundle(
+        model, [job], golden, tmp_path / "b", options=BuildOptions(threads=1)
+    ).bundle.folder
+    variant = read(folder).variants[0]
+    (folder / "variants" / variant.name / "step" / variant.engines["step"].files["blob"]).write_bytes(
+        b"another"
+    )
+    reseal_files(folder)
+    bundle = reseal(folder, **with_artifact(variant, sdk={"openvino": "2025.0"}))
+    assert check_variant(bundle, bundle.manifest.variants[0], bundle.golden()).passed
 
 
 def reseal_files(folder: Path) -> Bundle:

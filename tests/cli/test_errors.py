@@ -62,6 +62,42 @@ def refused(outcome: Outcome, code: int, message: str) -> None:
         (("compile", "x.onnx", "-o", "b", *CPU, "--state", "gpu"), "--state gpu: write host or engine"),
         (("compile", "x.onnx", "-o", "b", *CPU, "--size", "16"), "--size 16: write HEIGHTxWIDTH"),
         (("compile", "x.onnx", "-o", "b", *CPU, "--set", "threads"), "--set threads: write KEY=VALUE"),
+        (
+            ("compile", "x.onnx", "-o", "b", *CPU, "--set", "onxruntime.threads=1"),
+            "unknown backend or --pass of --set 'onxruntime': did you mean onnxruntime",
+        ),
+        (
+            ("compile", "x.onnx", "-o", "b", *CPU, "--set", "fold-constants.max_elements=1"),
+            "unknown backend or --pass of --set 'fold-constants'",
+        ),
+        (
+            (
+                "compile",
+                "x.onnx",
+                "-o",
+                "b",
+                *CPU,
+                "--pass",
+                "fold-constants",
+                "--set",
+                "fold-constants.max_element=1",
+            ),
+            "unknown option of pass fold-constants 'max_element': did you mean max_elements",
+        ),
+        (
+            (
+                "compile",
+                "x.onnx",
+                "-o",
+                "b",
+                *CPU,
+                "--pass",
+                "fold-constants",
+                "--set",
+                "fold-constants.max_elements=x",
+            ),
+            "--set fold-constants.max_elements=x: Expected `int`",
+        ),
         (("compile", "x.onnx", "-o", "b", *CPU, "--workspace", "lots"), "'lots' is no amount of memory"),
         (
             ("compile", "x.onnx", "-o", "b", *CPU, "--set", "onnxruntime.arena=1"),

@@ -115,6 +115,14 @@ def test_a_full_disk_while_compiling(tmp_path: Path) -> None:
     assert names(tmp_path) == ["program"]
 
 
+def test_a_full_disk_anywhere_else(tmp_path: Path) -> None:
+    """Such an error of the system's names no file."""
+    code = "from superlower.cli import lists; lists.all_targets = lambda: open('f', 'w', 1).write('xx\\n')"
+    outcome = fresh("targets", before=f"{FULL.format(1)}; {code}", cwd=tmp_path)
+    wanted = "File too large: the disk is full, free some space or choose another output"
+    assert (outcome.code, outcome.error) == (2, wanted)
+
+
 def test_a_place_that_cant_be_written_to(lone: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     outcome = superlower("compile", lone, "-o", tmp_path / "file" / "bundle", *CPU, "--frames", 2)

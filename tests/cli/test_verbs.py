@@ -180,6 +180,14 @@ def test_dry_runs_do_nothing(verb: str, lone: Path, upscaler_bundle: Path, tmp_p
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_pass_of_the_users_own_choice(lone: Path, tmp_path: Path) -> None:
+    chosen = ("--pass", "fold-constants", "--set", "fold-constants.max_elements=77", "--frames", 2, "--json")
+    outcome = superlower("compile", lone, "-o", tmp_path / "bundle", *CPU, *chosen)
+    assert outcome.code == 0, outcome.stderr
+    first = Bundle.open(tmp_path / "bundle").manifest.passes[0]
+    assert (first.name, first.options) == ("fold-constants", {"max_elements": "77"})
+
+
 def test_a_relative_output(lone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds run in processes of other working folders: this one is real."""
     monkeypatch.undo()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
-from superlower.driver.export import compare, export, golden_for, golden_input, save
+from superlower.driver.export import Exported, compare, export, golden_for, golden_input, save
 from superlower.driver.reference import reference_sessions
 from superlower.errors import BadInputError, OutputsDifferError
 from superlower.program import files
@@ -92,6 +93,35 @@ def test_basicvsr_is_exported_with_pytorchs_outputs(basicvsr_folder: Path) -> No
     assert model.program.provenance["blocks"] == "1"
     assert max(compare(model, golden)) < 1e-4
     assert np.ptp(golden.outputs[1]) > 0.1
+
+
+def test_nothing_is_written_if_not_all_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = recurrent()
+    made = Exported(model, golden_for(model, None, None, 2), [0.0, 0.0])
+    savez = np.savez
+
+    def full(file: Path, **arrays: object) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(made, tmp_path / "program")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(np, "savez", savez)
+    save(made, tmp_path / "program")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(made, tmp_path / "program")
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    monkeypatch.setattr(np, "savez", savez)
+    with pytest.raises(BadInputError, match="exists and is no program folder"):
+        save(made, tmp_path / "thesis")
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["program", "thesis"]
 
 
 def test_export_from_a_video(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, get_type_hints
 
+import msgspec
 import typer
 
 from superlower import plugins
@@ -18,7 +21,6 @@ from superlower.cli.common import (
     OutputPath,
     PrecisionNames,
     Seed,
-    Settings,
     TargetNames,
     console,
     parse_bytes,
@@ -32,7 +34,7 @@ from superlower.cli.common import (
 )
 from superlower.driver import compile as driver
 from superlower.driver.export import GOLDEN_FRAMES, golden_for
-from superlower.errors import BadInputError
+from superlower.errors import BadInputError, unknown_name
 from superlower.frontends import onnx_files
 from superlower.passes.base import Pass
 from superlower.passes.surgery import Surgery
@@ -73,7 +75,10 @@ def compile_(
         Path | None, typer.Option("--clip", help="Video or PNG folder for new golden frames.")
     ] = None,
     frames: Annotated[int, typer.Option("--frames", min=1, help="New golden frames.")] = GOLDEN_FRAMES,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="BACKEND.KEY=VALUE, or PASS.OPTION=VALUE of a --pass; repeatable."),
+    ] = None,
     atol: Atol = None,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out builds that fail.")] = False,
     seed: Seed = 0,
@@ -95,7 +100,8 @@ def compile_(
         memory_bytes=parse_bytes(workspace) if workspace else 0,
         settings=parse_settings(settings),
     )
-    extra = [cast("type[Pass]", plugins.load("pass", name))() for name in before or ()]
+    _check_owners(options.settings, before or ())
+    extra = [_pass(name, options.settings) for name in before or ()]
     extra += [Surgery(script=script) for script in surgery or ()]
     if dry_run:
         for job in jobs:
@@ -138,3 +144,31 @@ def compile_(
         for failure in result.failures:
             console.print(f"left out {failure.job}: {failure.error}", style="red")
         raise result.failures[0].error
+
+
+def _check_owners(settings: Mapping[str, str], passes: Sequence[str]) -> None:
+    """Every setting is some backend's or some asked-for pass's: a misspelt one would do nothing, silently."""
+    owners = {*plugins.table("backend"), *passes}
+    for key in settings:
+        owner, dot, _ = key.partition(".")
+        if not dot or owner not in owners:
+            raise unknown_name("backend or --pass of --set", owner, owners)
+
+
+def _pass(name: str, settings: Mapping[str, str]) -> Pass:
+    """A pass with the options that settings named NAME.OPTION give it."""
+    kind = cast("type[Pass]", plugins.load("pass", name))
+    types = get_type_hints(kind)
+    known = {field.name: types[field.name] for field in fields(kind)}
+    given: dict[str, object] = {}
+    for key, value in settings.items():
+        owner, _, option = key.partition(".")
+        if owner != name:
+            continue
+        if option not in known:
+            raise unknown_name(f"option of pass {name}", option, known)
+        try:
+            given[option] = msgspec.convert(value, known[option], strict=False)
+        except msgspec.ValidationError as error:
+            raise BadInputError(f"--set {key}={value}: {error}") from None
+    return kind(**given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -116,6 +117,8 @@ def main() -> None:
         _fail("stopped", StoppedError.exit_code, debug)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            where += ": the disk is full, free some space or choose another output"
         _fail(f"{error.strerror or error}{where}", BadInputError.exit_code, debug)
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]

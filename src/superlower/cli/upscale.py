@@ -61,7 +61,7 @@ def upscale(
     limit = parse_bytes(max_memory)
     if dry_run:
         with open_clip(source) as clip:
-            count = clip.frames if frames is None else frames
+            count = clip.frames if frames is None or clip.frames is None else min(frames, clip.frames)
             plan = driver.plan_chunks(
                 bundle.program, count, limit, chunk=chunk, look_ahead=look_ahead, in_flight=in_flight
             )

@@ -124,9 +124,15 @@ def compare(model: TemporalModel, golden: GoldenClip) -> list[float]:
 
 
 def save(exported: Exported, folder: Path) -> None:
-    """Write the program folder with its golden clip."""
-    files.save_model(exported.model, folder)
-    exported.golden.save(folder / GOLDEN_FILE)
+    """Write the program folder with its golden clip: the clip aside first, as the larger of the two."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.absolute().with_name(f".{folder.absolute().name}.golden.npz")
+    try:
+        exported.golden.save(aside)
+        files.save_model(exported.model, folder)
+        aside.replace(folder / GOLDEN_FILE)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def golden_input(
