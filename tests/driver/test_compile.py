@@ -222,6 +222,13 @@ def test_states_inside_openvino_over_two_clips(tmp_path: Path) -> None:
     assert np.abs(stateless[7] - first[7]).max() > 0.01
 
 
+def test_a_backend_without_inner_states_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="onnxruntime keeps no hidden states inside its engines"):
+        compiled(recurrent(), tmp_path / "bundle", *jobs("onnxruntime"), states_inside=True)
+    # A model without states has none to keep.
+    assert compiled(window(), tmp_path / "bundle", *jobs("onnxruntime"), states_inside=True).failures == ()
+
+
 def test_state_pairs_are_states_that_nobody_else_reads() -> None:
     assert state_pairs(recurrent().program, "step") == (("tanh", "hidden"),)
     assert state_pairs(window().program, "step") == ()

@@ -113,7 +113,7 @@ def compile_bundle(
         golden: the clip that every variant able to run here must reproduce.
         output: the bundle's folder.
         options: of every build but for its precision and states; settings are named BACKEND.KEY.
-        states_inside: keep hidden states inside engines where the backend can.
+        states_inside: keep hidden states inside engines; a backend that can't refuses the job.
         extra: passes to run before the default ones.
         atol: instead of the precision's own tolerance.
         keep_going: leave out jobs that fail rather than fail with the first.
