@@ -106,6 +106,25 @@ def test_graphs_that_fit_are_accepted() -> None:
     legality.verify_graphs(TemporalModel(GOOD, {"mix_2_2_0": fixed_graph("mix_2_2_0")}))
 
 
+@pytest.mark.parametrize(("first", "second"), [("t == 150", "t != 150"), ("t % 60 == 59", "t % 60 < 59")])
+def test_late_and_long_periodic_predicates_are_verified(first: str, second: str) -> None:
+    legality.verify(
+        program(
+            equation("a", ["frame[t]"], ["output"], first), equation("b", ["frame[t]"], ["output"], second)
+        )
+    )
+
+
+def test_an_output_that_stops_late_is_found() -> None:
+    with pytest.raises(BadInputError, match=r"unreachable output: no equation writes output\[100\]"):
+        legality.verify(program(equation("a", ["frame[t]"], ["output"], "t < 100")))
+
+
+def test_what_cant_be_verified_is_refused() -> None:
+    with pytest.raises(BadInputError, match="at most 400 can be verified"):
+        legality.verify(program(equation("a", ["frame[t]"], ["output"], "t < 1000000")))
+
+
 def _with(**fields: Any) -> Program:
     return msgspec.structs.replace(GOOD, **fields)
 

@@ -162,6 +162,22 @@ def test_chunks_with_the_latency_as_look_ahead_are_exact(
     assert same(store.outputs, interpret(program, clip, call_graph))
 
 
+@given(programs(), st.integers(20, 80), st.integers(1, 4), st.booleans())
+@settings(QUICK, max_examples=25)
+def test_long_clips_reuse_their_plans_and_stay_exact(
+    program: Program, count: int, size: int, length_known: bool
+) -> None:
+    latency = analysis.latency(program)
+    if latency is None:
+        return
+    clip = frames(count)
+    store, planner = Store(program, clip), chunks.ChunkPlanner(program)
+    for chunk in chunks.cut(count, size, latency):
+        store.run(planner.plan(chunk, count if length_known or chunk.end == count else None))
+    assert same(store.outputs, interpret(program, clip, call_graph))
+    assert not store.alive
+
+
 @given(programs(), st.integers(1, 12), st.integers(1, 4), st.integers(0, 2))
 @QUICK
 def test_chunks_with_too_short_a_look_ahead_still_run_to_the_letter(

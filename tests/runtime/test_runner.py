@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 import tracemalloc
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -115,6 +117,36 @@ def test_the_processs_peak_is_within_a_tenth_of_the_analysis(in_flight: int, chu
         assert abs(measured - predicted) < 0.1 * predicted
     else:
         assert measured < 0.65 * schedule(program, count).peak_bytes(48, 64, in_flight=in_flight)
+
+
+class CrowdSession(BlankSession):
+    """Counts how many calls run at the same time."""
+
+    lock = threading.Lock()
+    running: ClassVar[list[str]] = []
+    together: ClassVar[set[frozenset[str]]] = set()
+
+    def run(self, feeds: Feeds) -> Outputs:
+        with self.lock:
+            self.running.append(self.graph)
+            if len(self.running) > 1:
+                self.together.add(frozenset(self.running))
+        time.sleep(0.02)
+        outputs = super().run(feeds)
+        with self.lock:
+            self.running.remove(self.graph)
+        return outputs
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_independent_calls_overlap_when_they_may(in_flight: int) -> None:
+    CrowdSession.together.clear()
+    program = basicvsr_program(48, 64)
+    engines = {g: Engine(CrowdSession(g)) for g in ("flow", "backward", "forward")}
+    runner = Runner(program, engines, in_flight=in_flight)
+    assert len(list(runner.run([np.zeros((1, 3, 48, 64), np.float32)] * 6))) == 6
+    expected = {frozenset({"flow", "backward"}), frozenset({"flow", "forward"})} if in_flight > 1 else set()
+    assert CrowdSession.together == expected
 
 
 class CountingState(TinySession):

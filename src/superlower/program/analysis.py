@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from math import lcm
 
 import msgspec
 
-from superlower.program import when
 from superlower.program.chunks import final
-from superlower.program.legality import horizon
+from superlower.program.legality import horizon, period
 from superlower.program.model import Program
 from superlower.program.schedule import schedule
 from superlower.program.unroll import Call, Element, Unrolled
@@ -138,9 +136,9 @@ def _look_ahead(program: Program) -> dict[str, int | None]:
 def _look_ahead_of(program_json: bytes) -> dict[str, int | None]:
     program = msgspec.json.decode(program_json, type=Program)
     reach = horizon(program)
-    period = lcm(*(m for e in program.equations for m in when.moduli(e.when)), 1)
     ahead: dict[str, int | None] = dict.fromkeys(program.streams, 0)
-    for end in range(1, 3 * reach + min(period, reach)):
+    # Short clips show the start, long ones the rest at every phase, and what depends on the whole clip.
+    for end in (*range(1, reach + 1), *range(3 * reach, 3 * reach + period(program))):
         now, later = Unrolled(program, end), Unrolled(program, end + reach)
         calls = now.order([Element(program.output, t) for t in range(end)])
         longer = later.order([Element(program.output, t) for t in range(later.frames)])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from superlower.program.legality import horizon
+from superlower.program.legality import horizon, period
 from superlower.program.model import Program
 from superlower.program.schedule import Schedule, build
 from superlower.program.unroll import Call, Element, Unrolled
@@ -44,6 +44,8 @@ class ChunkPlanner:
         self.held: frozenset[Element] = frozenset()
         self.arrived = 0
         self._beyond = horizon(program)
+        self._period = period(program)
+        self._planned: dict[object, tuple[int, Schedule]] = {}
 
     def plan(self, chunk: Chunk, frames: int | None) -> Schedule:
         """The schedule of the next chunk.
@@ -52,6 +54,29 @@ class ChunkPlanner:
             chunk: starts where the chunk before stopped.
             frames: the clip's length; None while it isn't known (it goes on beyond `chunk.end`).
         """
+        key = self._key(chunk, frames)
+        if key in self._planned:
+            first, before = self._planned[key]
+            plan = before.shifted(chunk.first - first)
+        else:
+            plan = self._plan(chunk, frames)
+            if key is not None:
+                self._planned[key] = chunk.first, plan
+        self.held, self.arrived = plan.kept, chunk.end
+        return plan
+
+    def _key(self, chunk: Chunk, frames: int | None) -> object:
+        """What the plan of a chunk away from both ends of the clip depends on; None near the ends.
+
+        There the program is the same at every period, so a plan made once serves, moved in time.
+        """
+        if chunk.first < self._beyond or (frames is not None and frames < chunk.end + self._beyond):
+            return None
+        held = frozenset((e.stream, e.t - chunk.first) for e in self.held)
+        sizes = (chunk.stop - chunk.first, chunk.end - chunk.first, self.arrived - chunk.first)
+        return chunk.first % self._period, sizes, held, frames is None
+
+    def _plan(self, chunk: Chunk, frames: int | None) -> Schedule:
         now = Unrolled(self.program, chunk.end)
         calls = now.order(
             [Element(self.program.output, t) for t in range(chunk.first, chunk.stop)], self.held
@@ -59,7 +84,7 @@ class ChunkPlanner:
         keep: frozenset[Element] = frozenset()
         if chunk.stop != frames:
             keep = self._needed(now, calls, chunk, frames)
-        plan = build(
+        return build(
             now,
             range(chunk.first, chunk.stop),
             held=self.held,
@@ -68,8 +93,6 @@ class ChunkPlanner:
             arrive_to=chunk.end,
             order=calls,
         )
-        self.held, self.arrived = plan.kept, chunk.end
-        return plan
 
     def _lengths(self, chunk: Chunk, frames: int | None) -> Iterable[int]:
         """Clip lengths to prepare for: where unknown, the clip may end within reach of what is held now."""
@@ -87,7 +110,7 @@ class ChunkPlanner:
         for later in futures:
             certain &= set(final(now, later, calls, self.held))
         there = self.held | certain | {e for e in written if e.t < chunk.stop}
-        inputs = {Element(self.program.input, t) for t in range(chunk.end)}
+        inputs = {Element(self.program.input, t) for t in range(self.arrived, chunk.end)}
         read: set[Element | None] = set()
         for later in futures:
             wanted = [Element(self.program.output, t) for t in range(chunk.stop, later.frames)]

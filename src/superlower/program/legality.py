@@ -13,17 +13,34 @@ from superlower.program import when
 from superlower.program.model import Program, TemporalModel
 from superlower.program.unroll import Element, Unrolled
 
+LONGEST_HORIZON = 400
+"""Programs that take more frames than this to show all they do are refused: they can't be verified."""
+
+
+def period(program: Program) -> int:
+    """Frames after which the program's predicates repeat, away from a clip's ends."""
+    return lcm(*(m for e in program.equations for m in when.moduli(e.when)), 1)
+
 
 def horizon(program: Program) -> int:
     """A clip length at which every behaviour of the program's reads and predicates has shown.
 
-    Reads reach a bounded number of frames, and predicates are periodic between bounded ends; twice their
-    period plus the largest constants covers a start, a whole period and an end that don't touch.
+    A chain of reads that runs through each equation once reaches as far as their largest offsets together,
+    and predicates are periodic between bounded ends: twice the period, the largest constants and that reach
+    cover a start, a whole period and an end that don't touch.
+
+    Raises:
+        BadInputError: longer than `LONGEST_HORIZON`.
     """
-    period = lcm(*(m for e in program.equations for m in when.moduli(e.when)), 1)
-    reach = max((abs(r.offset) for e in program.equations for r in e.reads.values()), default=0)
+    reach = sum(max((abs(r.offset) for r in e.reads.values()), default=0) for e in program.equations)
     bound = max((abs(c) for e in program.equations for c in when.constants(e.when)), default=0)
-    return min(2 * period + 2 * max(reach, bound) + 3, 96)
+    frames = 2 * period(program) + 2 * max(reach, bound) + 3
+    if frames > LONGEST_HORIZON:
+        raise BadInputError(
+            f"the program takes {frames} frames to show all it does, by its offsets and the constants and "
+            f"periods of its when predicates; at most {LONGEST_HORIZON} can be verified: use smaller ones"
+        )
+    return frames
 
 
 def verify(program: Program) -> None:

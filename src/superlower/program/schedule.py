@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from superlower.program.model import Program
 from superlower.program.unroll import Call, Element, Unrolled
@@ -84,6 +84,37 @@ class Schedule:
             peak = max(peak, alive)
         return max(peak, sum(size[e.stream] for e in self.kept))
 
+    def shifted(self, frames: int) -> Schedule:
+        """The same schedule so many frames later in a longer clip."""
+
+        def move(element: Element) -> Element:
+            return Element(element.stream, element.t + frames)
+
+        def moved(elements: Iterable[Element]) -> tuple[Element, ...]:
+            return tuple(map(move, elements))
+
+        steps = tuple(
+            replace(
+                step,
+                call=Call(step.call.equation, step.call.t + frames),
+                reads={n: None if e is None else move(e) for n, e in step.reads.items()},
+                writes={n: move(e) for n, e in step.writes.items()},
+                arrives=_later(step.arrives, frames),
+                emits=moved(step.emits),
+                frees=moved(step.frees),
+            )
+            for step in self.steps
+        )
+        return replace(
+            self,
+            steps=steps,
+            held=frozenset(moved(self.held)),
+            emits=moved(self.emits),
+            frees=moved(self.frees),
+            kept=frozenset(moved(self.kept)),
+            tail=_later(self.tail, frames),
+        )
+
     def waves(self) -> list[list[Step]]:
         """The steps by earliest time: those of one wave don't depend on one another."""
         made: dict[Element, int] = {}
@@ -95,6 +126,10 @@ class Schedule:
                 waves.append([])
             waves[level].append(step)
         return waves
+
+
+def _later(span: range, frames: int) -> range:
+    return range(span.start + frames, span.stop + frames)
 
 
 def schedule(program: Program, frames: int) -> Schedule:
