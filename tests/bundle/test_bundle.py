@@ -319,6 +319,30 @@ def test_what_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     assert [p.name for p in empty.iterdir()] == ["x"]
 
 
+def test_a_bundle_with_a_file_of_the_users_own_is_not_replaced(
+    recurrent_bundle: Path, copied: Callable[[Path], Path]
+) -> None:
+    folder = copied(recurrent_bundle)
+    (folder / "variants" / "notes.txt").write_text("mine")
+    message = "copy holds variants/notes.txt, which superlower didn't write"
+    with pytest.raises(BadInputError, match=message), writing(folder):
+        pass
+    (folder / MANIFEST_FILE).write_text("{}")
+    with pytest.raises(BadInputError, match="can't tell what in .* may be replaced"), writing(folder):
+        pass
+    assert (folder / "variants" / "notes.txt").read_text() == "mine"
+
+
+def test_a_damaged_bundle_is_replaced(recurrent_bundle: Path, copied: Callable[[Path], Path]) -> None:
+    """Compiling again is what every message about damage says to do."""
+    folder = copied(recurrent_bundle)
+    (folder / ENGINE).unlink()
+    (folder / "golden.npz").write_bytes(b"short")
+    with writing(folder) as aside:
+        (aside / MANIFEST_FILE).write_text("new")
+    assert listing(folder) == {MANIFEST_FILE: b"new"}
+
+
 def test_a_place_that_cant_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInputError, match=r"can't write .*bundle: "), writing(tmp_path / "file" / "bundle"):

@@ -105,14 +105,14 @@ def test_nothing_is_written_if_not_all_can_be(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(BadInputError, match="disk full while writing"):
         save(made, tmp_path / "program")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(np, "savez", savez)
     save(made, tmp_path / "program")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(BadInputError, match="disk full while writing"):
         save(made, tmp_path / "program")
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "thesis").mkdir()
@@ -164,3 +164,18 @@ def test_the_golden_clip_stands_for_the_program(basicvsr_folder: Path) -> None:
     with reference_sessions(model) as sessions:
         alone = interpret(model.program, golden.frames[:1], lambda graph, feeds: sessions[graph].run(feeds))
     assert np.abs(alone[0] - golden.outputs[0]).max() > 1e-3, "a neighbour changes the first frame"
+
+
+def test_saving_to_the_working_folder_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = recurrent()
+    made = Exported(model, golden_for(model, None, None, 2), [0.0, 0.0])
+    save(made, tmp_path / "program")
+    (tmp_path / "program" / "notes.txt").write_text("mine")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    monkeypatch.chdir(tmp_path / "program")
+    with pytest.raises(BadInputError, match="is the folder you work in"):
+        save(made, Path())
+    with pytest.raises(BadInputError, match="program holds notes.txt"):
+        monkeypatch.chdir(tmp_path)
+        save(made, Path("program"))
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

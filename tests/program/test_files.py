@@ -66,6 +66,24 @@ def test_saving_replaces_a_program_but_nothing_else(folder: Path, tmp_path: Path
     assert (tmp_path / "photos" / "cat.png").exists()
 
 
+@pytest.mark.parametrize("name", ["README.md", "graphs/another.onnx", "graphs/mix_2_2_0.py"])
+def test_a_program_folder_with_files_of_the_users_own_is_not_replaced(folder: Path, name: str) -> None:
+    (folder / name).write_text("mine")
+    with pytest.raises(BadInputError, match=f"m holds {name}, which superlower didn't write"):
+        files.save_model(model(), folder)
+    (folder / name).unlink()
+    (folder / files.GOLDEN_FILE).write_text("export's")
+    files.save_model(model(), folder)
+    assert not (folder / files.GOLDEN_FILE).exists()
+
+
+def test_a_program_that_cant_be_read_is_not_replaced(folder: Path) -> None:
+    (folder / "program.json").write_text('{"format": 1}')
+    with pytest.raises(BadInputError, match=r"can't tell what in .*m may be replaced .*: remove it first"):
+        files.save_model(model(), folder)
+    assert (folder / "program.json").read_text() == '{"format": 1}'
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

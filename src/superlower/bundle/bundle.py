@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 import superlower
+from superlower import folders
 from superlower.backends.base import Session
 from superlower.backends.registry import backend
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
@@ -27,7 +24,6 @@ from superlower.targets.detect import cpu_flags
 
 PROGRAM_FOLDER = "program"
 VARIANT_FOLDER = "variants"
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PACKAGES = ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "openvino", "apache-tvm", "torch")
 
 
@@ -157,42 +153,14 @@ class Bundle:
         return sessions
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[Path]:
-    """A folder to make a bundle in: takes its final name when the block ends well, else it is removed.
-
-    It is an absolute path: builds run in processes with working folders of their own. A bundle that had the
-    name before is there until the new one is.
+def writing(folder: Path) -> AbstractContextManager[Path]:
+    """A folder to make a bundle in: see `superlower.folders.replacing`.
 
     Raises:
-        BadInputError: the final name is taken by something that isn't a bundle, or the disk is full.
+        BadInputError: the final name is taken by something else than a bundle, or by one that holds files
+            which aren't in its manifest.
     """
-    folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_bundle(folder))):
-        raise BadInputError(f"{folder} exists and is no bundle: choose another output")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise BadInputError(f"can't write {folder}: {error.strerror}; choose another output") from error
-    before = aside.with_name(f"{aside.name}.before")
-    try:
-        yield aside
-        aside.chmod(0o755)
-        if folder.exists():
-            folder.rename(before)
-        aside.rename(folder)
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        raise BadInputError(
-            f"disk full while writing {folder}: {error.strerror}; free some space or choose another output"
-        ) from error
-    finally:
-        if before.exists() and not folder.exists():
-            before.rename(folder)
-        shutil.rmtree(before, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+    return folders.replacing(folder, "bundle", _written)
 
 
 def seal(
@@ -220,8 +188,16 @@ def seal(
     return manifest
 
 
-def _is_bundle(folder: Path) -> bool:
-    return (folder / MANIFEST_FILE).is_file()
+def _written(folder: Path) -> set[str] | None:
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return None
+    try:
+        return {MANIFEST_FILE, *decode(path.read_bytes(), str(path)).files}
+    except BadInputError as error:
+        raise BadInputError(
+            f"can't tell what in {folder} may be replaced ({error}): remove it first"
+        ) from None
 
 
 def _version(distribution: str) -> str:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superlower.errors import BadInputError
+from superlower.program import files
 from superlower.program.model import Frame
 
 Array = NDArray[np.float32]
 
-GOLDEN_FILE = "golden.npz"
+GOLDEN_FILE = files.GOLDEN_FILE
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,13 +123,13 @@ def compile_bundle(
         BuildFailedError, UnsupportedOperatorError, MissingSdkError: as the backend found.
     """
     progress = progress or Silent()
-    progress.stage("capturing inputs for validation")
-    feeds = validation_feeds(model, golden.frames)
-    clean, records = _clean(model, feeds, extra, progress)
     variants: list[Variant] = []
     failures: list[Failure] = []
     with writing(output) as folder:
-        files.save_model(clean, folder / PROGRAM_FOLDER)
+        progress.stage("capturing inputs for validation")
+        feeds = validation_feeds(model, golden.frames)
+        clean, records = _clean(model, feeds, extra, progress)
+        files.write_model(clean, folder / PROGRAM_FOLDER)
         golden.save(folder / GOLDEN_FILE)
         for job in jobs:
             place = folder / VARIANT_FOLDER / job.name

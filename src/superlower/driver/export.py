@@ -124,15 +124,10 @@ def compare(model: TemporalModel, golden: GoldenClip) -> list[float]:
 
 
 def save(exported: Exported, folder: Path) -> None:
-    """Write the program folder with its golden clip: the clip aside first, as the larger of the two."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.absolute().with_name(f".{folder.absolute().name}.golden.npz")
-    try:
-        exported.golden.save(aside)
-        files.save_model(exported.model, folder)
-        aside.replace(folder / GOLDEN_FILE)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write the program folder with its golden clip: both appear at once, or neither."""
+    with files.writing(folder) as aside:
+        exported.golden.save(aside / GOLDEN_FILE)
+        files.write_model(exported.model, aside)
 
 
 def golden_input(

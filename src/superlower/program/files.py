@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 
-from superlower import ir
+from superlower import folders, ir
 from superlower.errors import BadInputError
 from superlower.program import legality
 from superlower.program.model import FORMAT, Program, TemporalModel
 
 PROGRAM_FILE = "program.json"
 GRAPH_FOLDER = "graphs"
+GOLDEN_FILE = "golden.npz"
+"""The golden clip that `export` leaves beside the program (see superlower.bundle.golden)."""
 
 
 def encode(program: Program) -> bytes:
@@ -81,23 +82,42 @@ def load_model(folder: Path) -> TemporalModel:
     return model
 
 
+def writing(folder: Path) -> AbstractContextManager[Path]:
+    """A folder to write a program in: see `superlower.folders.replacing`.
+
+    Raises:
+        BadInputError: the final name is taken by something else than a program folder, or by one that holds
+            files which aren't the program's.
+    """
+    return folders.replacing(folder, "program folder", _written)
+
+
+def write_model(model: TemporalModel, folder: Path) -> None:
+    """Write program.json and the graphs into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, graph in model.graphs.items():
+        ir.save(graph, folder / GRAPH_FOLDER / f"{name}.onnx")
+    (folder / PROGRAM_FILE).write_bytes(encode(model.program))
+
+
 def save_model(model: TemporalModel, folder: Path) -> None:
     """Write a program folder, aside first and then under its name.
 
     Raises:
-        BadInputError: the folder exists and isn't a program folder.
+        BadInputError: as `writing`.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / PROGRAM_FILE).is_file():
-        raise BadInputError(f"{folder} exists and is no program folder: choose another output")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with writing(folder) as aside:
+        write_model(model, aside)
+
+
+def _written(folder: Path) -> set[str] | None:
+    if not (folder / PROGRAM_FILE).is_file():
+        return None
     try:
-        for name, graph in model.graphs.items():
-            ir.save(graph, aside / GRAPH_FOLDER / f"{name}.onnx")
-        (aside / PROGRAM_FILE).write_bytes(encode(model.program))
-        aside.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        program = load_program(folder)
+    except BadInputError as error:
+        raise BadInputError(
+            f"can't tell what in {folder} may be replaced ({error}): remove it first"
+        ) from None
+    graphs = {f"{GRAPH_FOLDER}/{equation.graph}.onnx" for equation in program.equations}
+    return {PROGRAM_FILE, GOLDEN_FILE, *graphs}
