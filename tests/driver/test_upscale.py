@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle
 from superlower.driver.compile import Job, compile_bundle
 from superlower.driver.export import golden_for
-from superlower.driver.upscale import LOOK_AHEAD, plan_chunks, upscale
+from superlower.driver.upscale import LOOK_AHEAD, plan, plan_chunks, upscale
 from superlower.errors import BadInputError, OutputsDifferError
+from superlower.media.clip import open_clip
 from superlower.media.tensors import from_tensor, to_tensor
 from superlower.program import analysis
 from superlower.program.interpret import interpret
@@ -73,6 +75,18 @@ def test_a_clip_that_fits_is_not_cut() -> None:
     assert plan_chunks(program, 30, whole).predicted_bytes == whole
     assert plan_chunks(program, 30, whole - 1).chunk is not None
     assert plan_chunks(program, 30, whole, chunk=4, look_ahead=2).chunk == 4
+
+
+@pytest.mark.parametrize("model", [window, recurrent])
+def test_calls_in_flight_fill_a_chunk_of_bounded_latency(model: Callable[[], TemporalModel]) -> None:
+    """The runner waits for all calls where a chunk ends."""
+    program = model().program
+    cuts = [plan_chunks(program, 100, 10**9, in_flight=calls) for calls in (1, 4)]
+    assert [cut.chunk for cut in cuts] == [1, 4]
+    assert cuts[0].predicted_bytes < cuts[1].predicted_bytes
+    assert plan_chunks(program, 100, 10**9, in_flight=4, chunk=2).chunk == 2
+    with pytest.raises(BadInputError, match=r"a chunk of 4 frames and .* --in-flight"):
+        plan_chunks(program, 100, cuts[0].predicted_bytes, in_flight=4)
 
 
 @pytest.mark.parametrize("program", [basicvsr_program(), window().program, recurrent().program])
@@ -135,6 +149,57 @@ def test_memory_keeps_to_its_bound(make_bundle: MakeBundle, tmp_path: Path) -> N
     assert done.chunking.chunk is not None
     assert done.peak_bytes <= done.chunking.predicted_bytes <= limit
     assert len(pngs(tmp_path / "out")) == 40
+
+
+class Counted(Bundle):
+    """A bundle whose sessions note how many of their calls wait at once."""
+
+    most = 0
+
+    def load(self, variant):
+        return {name: self.counting(session) for name, session in super().load(variant).items()}
+
+    def counting(self, session):
+        waiting: set[Future] = set()
+        submit = session.submit
+
+        def note(feeds):
+            waiting.difference_update([future for future in waiting if future.done()])
+            future: Future = Future()
+            waiting.add(future)
+            Counted.most = max(Counted.most, len(waiting))
+            # Done when asked for, as slow as an engine can be.
+            real = submit(feeds)
+            future.result = lambda timeout=None: (future.cancel(), real.result(timeout))[1]
+            return future
+
+        session.submit = note
+        return session
+
+
+def test_calls_of_a_stream_are_in_flight_together(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(window())
+    source = save_folder(tmp_path / "in", 8)
+    monkeypatch.setattr(Counted, "most", 0)
+    counted = Counted(bundle.folder, bundle.manifest)
+    done = upscale(counted, bundle.pick(), source, tmp_path / "out", in_flight=3)
+    assert Counted.most == 3
+    assert done.peak_bytes <= done.chunking.predicted_bytes
+    wanted = expected(bundle, [picture(t, 16, 16) for t in range(8)])
+    assert all(map(np.array_equal, pngs(tmp_path / "out"), wanted))
+
+
+@pytest.mark.parametrize("model", [window, recurrent, bidirectional])
+@pytest.mark.parametrize("in_flight", [2, 3, 7])
+def test_memory_of_calls_in_flight_is_foreseen(
+    model: Callable[[], TemporalModel], in_flight: int, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle(model())
+    source = save_folder(tmp_path / "in", 30)
+    done = upscale(bundle, bundle.pick(), source, tmp_path / "out", in_flight=in_flight)
+    assert done.peak_bytes <= done.chunking.predicted_bytes
 
 
 def test_several_calls_at_once_change_nothing(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -227,15 +292,64 @@ def test_an_output_that_is_no_number_writes_nothing(make_bundle: MakeBundle, tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "recurrent.bundle"]
 
 
-def test_sixteen_bits_stay_sixteen(make_bundle: MakeBundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("output", ["out", "out.mp4"])
+def test_the_output_is_checked_before_engines_are_loaded(
+    output: str, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = make_bundle(window())
     source = save_folder(tmp_path / "in", 2)
+    (tmp_path / output).mkdir() if output == "out" else (tmp_path / output).write_text("precious")
+    if output == "out":
+        (tmp_path / output / "f0.png").write_text("precious")
+    loaded = []
+    monkeypatch.setattr(Bundle, "load", lambda *_: loaded.append(1))
+    for run in (
+        lambda: upscale(bundle, bundle.pick(), source, tmp_path / output),
+        lambda: plan(bundle, source, tmp_path / output),
+    ):
+        with pytest.raises(BadInputError, match=r"exists|isn't empty"):
+            run()
+    assert loaded == []
+
+
+def test_a_plan_is_what_is_then_done(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(bidirectional())
+    source = save_folder(tmp_path / "in", 6)
+    before = sorted(tmp_path.rglob("*"))
+    planned = plan(bundle, source, tmp_path / "out", limit=5, chunk=2)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert upscale(bundle, bundle.pick(), source, tmp_path / "out", limit=5, chunk=2).chunking == planned
+    with pytest.raises(BadInputError, match="the bundle upscales 16x16"):
+        plan(bundle, save_folder(tmp_path / "large", 1, 24, 24), tmp_path / "more")
+
+
+def deep_folder(folder: Path) -> Path:
+    """Two frames of 16 bits a colour, of the values of 8."""
+    source = save_folder(folder, 2)
     for index, file in enumerate(sorted(source.iterdir())):
         codec = av.CodecContext.create("png", "w")
         codec.height, codec.width, codec.pix_fmt, codec.time_base = 16, 16, "rgb48be", 1
         deep = picture(index, 16, 16).astype(np.uint16) * 257
         frame = av.VideoFrame.from_ndarray(deep, format="rgb48le").reformat(format="rgb48be")
         file.write_bytes(b"".join(bytes(p) for p in [*codec.encode(frame), *codec.encode(None)]))
+    return source
+
+
+def test_sixteen_bits_go_into_a_video_as_eight(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(window())
+    for name, source in (
+        ("deep", deep_folder(tmp_path / "deep")),
+        ("plain", save_folder(tmp_path / "plain", 2)),
+    ):
+        upscale(bundle, bundle.pick(), source, tmp_path / f"{name}.mkv", codec="ffv1")
+    deep, plain = (list(open_clip(tmp_path / f"{name}.mkv")) for name in ("deep", "plain"))
+    assert len(deep) == 2
+    assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(deep, plain, strict=True))
+
+
+def test_sixteen_bits_stay_sixteen(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(window())
+    source = deep_folder(tmp_path / "in")
     upscale(bundle, bundle.pick(), source, tmp_path / "out")
     found = pngs(tmp_path / "out")
     assert {f.dtype for f in found} == {np.dtype(np.uint16)}

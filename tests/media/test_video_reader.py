@@ -12,7 +12,7 @@ import pytest
 
 from superlower.errors import BadInputError
 from superlower.media.clip import open_clip
-from superlower.media.video import VideoReader
+from superlower.media.video_reader import VideoReader
 
 # Read back through 4:2:0, moving colours stray; another frame of the scene is some 60 levels away on average.
 NEAR = 12

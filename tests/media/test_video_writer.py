@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -16,9 +18,10 @@ import pytest
 
 from superlower.errors import BadInputError
 from superlower.media.base import ClipFrame
-from superlower.media.clip import open_sink
+from superlower.media.clip import check_sink, open_sink
 from superlower.media.color import Color, output_color
-from superlower.media.video import VideoReader, VideoWriter
+from superlower.media.video_reader import VideoReader
+from superlower.media.video_writer import VideoWriter
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,70 @@ def test_timed_text_of_an_mp4_is_copied(make_video, tmp_path: Path) -> None:
     assert said(tmp_path / "out.mp4") == said(path)
 
 
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_cut_ends_with_its_last_frame(film: Path, tmp_path: Path, count: int) -> None:
+    """Frames of 40 ms: of 20 of them, 6 end at 0.24 s and 10 would reach into both texts and chapters."""
+    clip, out, end = VideoReader(film), tmp_path / "out.mkv", Fraction(40 * count, 1000)
+    with open_sink(out, clip, 96, 128, cut=True) as sink:
+        for frame in islice(clip, count):
+            sink.write(twice(frame.rgb), frame)
+    sound = packets(film, "audio")
+    # A packet of sound that has begun is kept whole: less than 1024 samples too long.
+    assert packets(out, "audio") == [packet for packet in sound if packet[1] < end]
+    assert 0 < len(packets(out, "audio")) < len(sound) == 20 + 1
+    assert packets(out, "subtitle") == [(b"Guten Tag", 0, min(end, Fraction(1, 4)))]
+    with av.open(str(out)) as container:
+        assert [(c["start"], c["end"] * c["time_base"]) for c in container.chapters()] == [(0, end)]
+        # Matroska has no times below zero: all are moved by the packet that AAC starts with.
+        assert container.duration / 1e6 < end + 2 * Fraction(1024, 48000) + Fraction(1, 1000)
+        assert any(stream.type == "attachment" for stream in container.streams)
+
+
+def test_a_cut_reaches_into_what_follows(film: Path, tmp_path: Path) -> None:
+    clip, out = VideoReader(film), tmp_path / "out.mkv"
+    with open_sink(out, clip, 96, 128, cut=True) as sink:
+        for frame in islice(clip, 12):
+            sink.write(twice(frame.rgb), frame)
+    assert packets(out, "subtitle") == [
+        (b"Guten Tag", 0, Fraction(1, 4)),
+        (b"Auf Wiedersehen", Fraction(3, 10), Fraction(18, 100)),
+    ]
+    with av.open(str(out)) as container:
+        ends = [c["end"] * c["time_base"] for c in container.chapters()]
+    assert ends == [Fraction(2, 5), Fraction(48, 100)]
+
+
+def test_a_cut_mp4_has_its_sound_and_chapters_cut(make_video, tmp_path: Path) -> None:
+    plain, source = make_video("plain.mp4", audio=True), tmp_path / "clip.mp4"
+    with av.open(str(plain)) as before, av.open(str(source), "w") as after:
+        after.set_chapters(
+            [
+                {
+                    "id": n,
+                    "start": 100 * n,
+                    "end": 100 * n + 100,
+                    "time_base": Fraction(1, 1000),
+                    "metadata": {},
+                }
+                for n in range(3)
+            ]
+        )
+        copies = {stream: after.add_stream_from_template(stream, opaque=True) for stream in before.streams}
+        for packet in before.demux():
+            if packet.dts is not None:
+                packet.stream = copies[packet.stream]
+                after.mux(packet)
+    clip, out = VideoReader(source), tmp_path / "out.mp4"
+    with open_sink(out, clip, 96, 128, cut=True) as sink:
+        for frame in islice(clip, 4):
+            sink.write(twice(frame.rgb), frame)
+    end = Fraction(4, 25)
+    assert packets(out, "audio") == [packet for packet in packets(source, "audio") if packet[1] < end]
+    with av.open(str(out)) as container:
+        found = [(c["start"] * c["time_base"], c["end"] * c["time_base"]) for c in container.chapters()]
+    assert found == [(0, Fraction(1, 10)), (Fraction(1, 10), end)]
+
+
 # --- colour
 
 # Kr and Kb of H.273, table 4.
@@ -327,8 +394,22 @@ def test_odd_sides_are_written_without_subsampling(tmp_path: Path, caplog) -> No
         ("out.jpg", {}, "can't hold the times of frames|can't put"),
         ("out.nonsense", {}, "no video container"),
         ("missing/out.mp4", {}, "there is no folder"),
-        ("out.mp4", {"pixel_format": "pal8"}, "can't write"),
-        ("out.mp4", {"options": {"profile": "nonsense"}}, "can't write"),
+        ("out.mp4", {"codec": "aac"}, "--codec aac: that encodes audio, not video"),
+        ("out.mp4", {"pixel_format": "nope"}, "--pixel-format nope: FFmpeg knows no such format"),
+        ("out.mp4", {"pixel_format": "pal8"}, "--pixel-format pal8: libx264 takes yuv420p, "),
+        ("out.mp4", {"crf": 52}, r"--crf 52: libx264 takes 0 \(best\) to 51"),
+        ("out.mkv", {"codec": "libsvtav1", "crf": -1}, r"--crf -1: libsvtav1 takes 0 \(best\) to 63"),
+        (
+            "out.mp4",
+            {"options": {"profile": "nonsense"}},
+            "--codec libx264 doesn't start with --set profile=nonsense: invalid profile: nonsense",
+        ),
+        (
+            "out.mkv",
+            {"codec": "libsvtav1", "options": {"preset": "slow"}},
+            "--codec libsvtav1 doesn't start with --set preset=slow: Invalid argument",
+        ),
+        ("out.mp4", {"options": {"prefix": "slow"}}, "--set prefix=slow: libx264 has no such option"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path: Path, name: str, options: dict[str, object], reason: str) -> None:
@@ -336,6 +417,64 @@ def test_options_that_do_not_fit(tmp_path: Path, name: str, options: dict[str, o
         write_still(tmp_path / name, np.zeros((16, 16, 3), np.uint8), Facts(), **options)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("out.mp4", {"codec": "libx266"}),
+        ("out.avi", {}),
+        ("out.nonsense", {}),
+        ("out.png", {}),
+        ("missing/out.mp4", {}),
+        ("missing/out", {}),
+        ("taken.mp4", {}),
+        ("taken", {}),
+        ("out.mp4", {"pixel_format": "nope"}),
+        ("out.mp4", {"crf": 9999}),
+    ],
+)
+def test_what_can_be_refused_before_is(tmp_path: Path, name: str, options: dict[str, object]) -> None:
+    """`check_sink` says what `open_sink` would, and neither leaves anything."""
+    (tmp_path / "taken.mp4").write_bytes(b"mine")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "0.png").write_bytes(b"mine")
+    before = sorted(tmp_path.rglob("*"))
+    said = []
+    for ask in (check_sink, open_sink):
+        with pytest.raises(BadInputError) as caught:
+            ask(tmp_path / name, Facts(), 16, 16, **options)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out", "taken.mp4"])
+def test_what_can_be_written_passes_and_nothing_is_made(tmp_path: Path, name: str) -> None:
+    (tmp_path / "taken.mp4").write_bytes(b"mine")
+    check_sink(tmp_path / name, Facts(), 16, 16, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.mp4"]
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1"])
+def test_encoders_say_nothing_on_stderr(codec: str, tmp_path: Path, capfd) -> None:
+    write_still(tmp_path / "out.mkv", colours(), Facts(), codec=codec)
+    assert capfd.readouterr() == ("", "")
+    assert len(list(VideoReader(tmp_path / "out.mkv"))) == 2
+
+
+def test_two_writers_of_one_name_keep_apart(tmp_path: Path) -> None:
+    rgb = colours()
+    with (
+        VideoWriter(tmp_path / "out.mp4", Facts(), 64, 64) as first,
+        VideoWriter(tmp_path / "out.mp4", Facts(), 64, 64) as second,
+    ):
+        for writer, count in ((first, 3), (second, 2)):
+            for index in range(count):
+                writer.write(rgb, ClipFrame(rgb, index, index, Fraction(1, 25), 1))
+    # The second is done first, so that the first has the last word.
+    assert len(list(VideoReader(tmp_path / "out.mp4"))) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
@@ -382,7 +521,7 @@ def test_ctrl_c_leaves_nothing(make_video, tmp_path: Path, frames: int) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert ".out.mp4.partial" in seen
+    assert any(name.startswith(".out.mp4.partial-") for name in seen)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
@@ -424,9 +563,10 @@ def test_a_full_disk_is_told_and_leaves_nothing(make_video, tmp_path: Path, targ
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_no_space_left_is_told_as_a_full_disk(tmp_path: Path) -> None:
+def test_no_space_left_is_told_as_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """/dev/full answers every write with ENOSPC, as a disk would."""
-    (tmp_path / ".out.mkv.partial").symlink_to("/dev/full")
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "0")
+    (tmp_path / ".out.mkv.partial-0").symlink_to("/dev/full")
     with pytest.raises(BadInputError, match=r"disk full while writing .*out\.mkv: No space left on device"):
         write_still(tmp_path / "out.mkv", colours(), Facts())
     assert list(tmp_path.iterdir()) == []

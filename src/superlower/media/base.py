@@ -87,6 +87,10 @@ class Sink(Protocol):
     def path(self) -> Path:
         """The final name."""
 
+    @property
+    def bits(self) -> int:
+        """Bits a colour it can hold, 8 or 16: uint16 frames are for those of 16 only."""
+
     def write(self, rgb: Image, source: ClipFrame) -> None:
         """Append pixels [height, width, 3], shown when `source` was."""
 

@@ -7,9 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from superlower.errors import BadInputError
+from superlower.media import encoders
 from superlower.media.base import Clip, Sink
-from superlower.media.images import FolderReader, FolderWriter
-from superlower.media.video import VideoReader, VideoWriter
+from superlower.media.images import FolderReader, FolderWriter, check_folder
+from superlower.media.video_reader import VideoReader
+from superlower.media.video_writer import VideoWriter, check_video
 
 
 def open_clip(
@@ -38,6 +40,7 @@ def open_sink(
     pixel_format: str | None = None,
     options: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    cut: bool = False,
 ) -> Sink:
     """Open what upscaled frames of `clip` go to: a video file, or PNG files where the path has no suffix.
 
@@ -47,12 +50,11 @@ def open_sink(
         height, width: of the frames to come.
         codec, crf, pixel_format, options: of a video; see `VideoWriter`.
         overwrite: replace what is there.
+        cut: only the clip's first frames are to come.
     """
     target = Path(path)
-    if target.is_dir() or not target.suffix or str(path).endswith("/"):
+    if _is_folder(path):
         return FolderWriter(target, clip, height, width, overwrite=overwrite)
-    if target.suffix.lower() == ".png":
-        raise BadInputError(f"{target} names one image: name a folder for PNG frames, or a video file")
     return VideoWriter(
         target,
         clip,
@@ -63,4 +65,41 @@ def open_sink(
         pixel_format=pixel_format,
         options=options,
         overwrite=overwrite,
+        cut=cut,
     )
+
+
+def check_sink(
+    path: Path | str,
+    clip: Clip,
+    height: int,
+    width: int,
+    *,
+    codec: str = "libx264",
+    crf: int = 16,
+    pixel_format: str | None = None,
+    options: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Refuse what `open_sink` would, and write nothing. Only what an encoder makes of `options` isn't known.
+
+    Args: as of `open_sink`.
+
+    Raises:
+        BadInputError: as `open_sink`.
+    """
+    if _is_folder(path):
+        check_folder(path, clip.path, overwrite=overwrite)
+        return
+    check_video(path, clip.path, codec=codec, overwrite=overwrite)
+    encoders.pixel_format(pixel_format, codec, height, width)
+    encoders.rate_options(codec, crf, options or {})
+
+
+def _is_folder(path: Path | str) -> bool:
+    target = Path(path)
+    if target.is_dir() or not target.suffix or str(path).endswith("/"):
+        return True
+    if target.suffix.lower() == ".png":
+        raise BadInputError(f"{target} names one image: name a folder for PNG frames, or a video file")
+    return False

@@ -88,20 +88,18 @@ class FolderWriter:
     def __init__(
         self, path: Path | str, clip: Clip, height: int, width: int, *, overwrite: bool = False
     ) -> None:
+        check_folder(path, clip.path, overwrite=overwrite)
         self.path = Path(path)
         self._shape = (height, width, 3)
-        if self.path.exists() and not self.path.is_dir():
-            raise BadInputError(f"can't write frames to {self.path}: it is a file")
-        if self.path.exists() and clip.path.exists() and self.path.samefile(clip.path):
-            raise BadInputError(f"{self.path} is the source: name another output")
-        if self.path.exists() and not overwrite and any(self.path.iterdir()):
-            raise BadInputError(f"{self.path} isn't empty: name another folder or allow overwriting")
-        if not self.path.parent.is_dir():
-            raise BadInputError(f"can't write {self.path}: there is no folder {self.path.parent}")
         try:
             self._aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.parent))
         except OSError as error:
             raise self._failed(error) from error
+
+    @property
+    def bits(self) -> int:
+        """Bits a colour it can hold."""
+        return 16
 
     def write(self, rgb: Image, source: ClipFrame) -> None:
         """Write uint8 or uint16 [height, width, 3] as the file of `source`."""
@@ -142,6 +140,28 @@ class FolderWriter:
                 f"disk full while writing {self.path}: {reason}; free some space or name another folder"
             )
         return BadInputError(f"can't write {self.path}: {reason}")
+
+
+def check_folder(path: Path | str, source: Path, *, overwrite: bool) -> None:
+    """Refuse, before anything is computed, a folder that frames can't be written to.
+
+    Args:
+        path: the folder to be.
+        source: where the frames come from.
+        overwrite: `path` may hold something.
+
+    Raises:
+        BadInputError: `path` is a file, the source or not empty, or there is no folder to make it in.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise BadInputError(f"can't write frames to {path}: it is a file")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise BadInputError(f"{path} is the source: name another output")
+    if path.exists() and not overwrite and any(path.iterdir()):
+        raise BadInputError(f"{path} isn't empty: name another folder or allow overwriting (--overwrite)")
+    if not path.parent.is_dir():
+        raise BadInputError(f"can't write {path}: there is no folder {path.parent}")
 
 
 def natural_key(name: str) -> tuple[tuple[int, str], ...]:
