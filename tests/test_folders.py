@@ -105,7 +105,7 @@ def test_files_of_the_users_own_stay(tmp_path: Path) -> None:
 def test_files_that_come_during_the_build_stay(tmp_path: Path) -> None:
     write(tmp_path / "box", "old")
     with (
-        pytest.raises(BadInputError, match="box holds thesis.tex"),
+        pytest.raises(BadInputError, match=r"box holds thesis\.tex"),
         replacing(tmp_path / "box", "box", written),
     ):
         (tmp_path / "box" / "thesis.tex").write_text("years of work")
@@ -127,7 +127,7 @@ def test_other_things_are_not_replaced(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(BadInputError, match="disk full while writing .*box: No space left"):  # noqa: SIM117
+    with pytest.raises(BadInputError, match=r"disk full while writing .*box: No space left"):  # noqa: SIM117
         with replacing(tmp_path / "box", "box", written):
             raise full
     other = OSError(errno.EIO, "hardware")

@@ -83,5 +83,6 @@ def _refuse(folder: Path, kind: str, written: Callable[[Path], Collection[str] |
     foreign = sorted({p.relative_to(folder).as_posix() for p in present} - set(own))
     if foreign:
         raise BadInputError(
-            f"{folder} holds {foreign[0]}, which superlower didn't write: move it away or choose another output"
+            f"{folder} holds {foreign[0]}, which superlower didn't write: move it away or choose another "
+            f"output"
         )

@@ -328,7 +328,7 @@ def test_a_bundle_with_a_file_of_the_users_own_is_not_replaced(
     with pytest.raises(BadInputError, match=message), writing(folder):
         pass
     (folder / MANIFEST_FILE).write_text("{}")
-    with pytest.raises(BadInputError, match="can't tell what in .* may be replaced"), writing(folder):
+    with pytest.raises(BadInputError, match=r"can't tell what in .* may be replaced"), writing(folder):
         pass
     assert (folder / "variants" / "notes.txt").read_text() == "mine"
 

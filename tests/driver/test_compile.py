@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from superlower.backends import onnxruntime
-from superlower.backends.base import Artifact, BuildOptions
-from superlower.backends.registry import backend
+from superlower.backends.base import Artifact, BuildOptions, keeps_states
+from superlower.backends.registry import backend, backends
 from superlower.bundle.bundle import Bundle
 from superlower.driver.compile import Compiled, Job, compile_bundle, plan_jobs, state_pairs
 from superlower.driver.export import golden_for
@@ -24,7 +24,7 @@ from superlower.errors import (
 )
 from superlower.passes.pipelines import default_pipeline
 from superlower.program.interpret import interpret
-from superlower.program.model import TemporalModel
+from superlower.program.model import Edge, Equation, Program, TemporalModel
 from superlower.runtime.load import open_runner
 from superlower.targets.base import Precision
 from superlower.targets.catalog import target
@@ -237,6 +237,102 @@ def test_state_pairs_are_states_that_nobody_else_reads() -> None:
     assert state_pairs(program, "backward") == ()
     assert state_pairs(program, "forward") == (("hidden_out", "hidden"),)
     assert state_pairs(program, "flow") == ()
+
+
+def changed(*, equations: tuple[Equation, ...] = (), edge: Edge = Edge.ZEROS, **fields: object) -> Program:
+    """`recurrent` with its one equation, or its state's edge, changed, and further equations."""
+    program = recurrent().program
+    step = msgspec.structs.replace(program.equations[0], **fields)
+    state = msgspec.structs.replace(program.streams["state"], edge=edge)
+    streams = {**program.streams, "state": state}
+    return msgspec.structs.replace(program, streams=streams, equations=(step, *equations))
+
+
+@pytest.mark.parametrize(
+    ("program", "pairs"),
+    [
+        (changed(), (("tanh", "hidden"),)),
+        (changed(inputs={"x": "frame[t]", "hidden": "state[t+1]"}), (("tanh", "hidden"),)),
+        (changed(inputs={"x": "frame[t]", "hidden": "state[t-2]"}), ()),
+        (changed(inputs={"x": "frame[t]", "hidden": "state[t+2]"}), ()),
+        (changed(inputs={"x": "state[t-1]", "hidden": "state[t-1]"}), ()),
+        (changed(edge=Edge.REPLICATE), ()),
+        (changed(edge=Edge.REFLECT), ()),
+        # Every other frame, the state is that of no frame at all: an engine would hold the last but one.
+        (changed(when="t % 2 == 0"), ()),
+        (
+            changed(
+                when="t > 0",
+                equations=(
+                    Equation(
+                        name="init",
+                        graph="init",
+                        inputs={"x": "frame[t]"},
+                        outputs={"tanh": "state", "picture": "output"},
+                        when="t == 0",
+                    ),
+                ),
+            ),
+            (),
+        ),
+        (
+            changed(
+                equations=(
+                    Equation(name="more", graph="more", inputs={"x": "state[t]"}, outputs={"y": "output"}),
+                ),
+            ),
+            (),
+        ),
+    ],
+)
+def test_a_state_that_an_engine_cant_hold_is_none_of_its_pairs(
+    program: Program, pairs: tuple[tuple[str, str], ...]
+) -> None:
+    assert state_pairs(program, "step") == pairs
+
+
+def test_a_state_that_a_second_equation_begins_is_the_hosts() -> None:
+    """One writer by `when`, another at every frame of its own: the engine never sees the second's."""
+    program = changed(
+        equations=(
+            Equation(
+                name="init", graph="init", inputs={"x": "frame[t]"}, outputs={"y": "state"}, when="t == 0"
+            ),
+        )
+    )
+    assert state_pairs(program, "step") == ()
+
+
+def test_backends_without_inner_states_are_left_out_unless_named(
+    tmp_path: Path, install_backend: Callable[[Wrong], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Keeping(Wrong):
+        keeps_states = True
+
+        def compile(self, model, target, options, workdir):
+            assert options.stateful == (("tanh", "hidden"),)
+            return super().compile(model, target, replace(options, stateful=()), workdir)
+
+    install_backend(Keeping(name="keeping", factor=1.0))
+    cpu = target("cpu")
+    both = [Job(backend(name), cpu, FP32, named=False) for name in ("onnxruntime", "keeping")]
+    made = compiled(recurrent(), tmp_path / "left", *both, states_inside=True)
+    assert [v.name for v in made.bundle.manifest.variants] == ["keeping-cpu-fp32"]
+    assert "keep no hidden states inside their engines: onnxruntime" in caplog.text
+    with pytest.raises(BadInputError, match=r"no backend here keeps hidden states .*\(not onnxruntime\)"):
+        compiled(recurrent(), tmp_path / "none", both[0], states_inside=True)
+    # Without states there is nothing to keep.
+    made = compiled(window(), tmp_path / "all", both[0], states_inside=True)
+    assert len(made.bundle.manifest.variants) == 1
+    assert [job.named for job in plan_jobs([cpu], [FP32], ["onnxruntime"])] == [True]
+    assert not any(job.named for job in plan_jobs([cpu], [FP32]))
+    assert {sdk.name for sdk in backends() if keeps_states(sdk)} == {"openvino", "keeping"}
+
+
+def test_what_is_asked_for_twice_is_built_once() -> None:
+    cpu = target("cpu")
+    planned = plan_jobs([cpu, cpu], [FP32, FP16, FP32], ["onnxruntime", "onnxruntime"])
+    assert [job.name for job in planned] == ["onnxruntime-cpu-fp32", "onnxruntime-cpu-fp16"]
 
 
 def test_jobs_are_planned_for_what_is_installed_and_serves(install_backend: Callable[[Wrong], None]) -> None:

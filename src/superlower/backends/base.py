@@ -61,8 +61,8 @@ class BuildOptions:
         threads: CPU threads the engine may use; 0 for the machine's cores.
         timeout_s: seconds until the build is stopped.
         memory_bytes: workspace limit where the SDK has one; 0 for none.
-        stateful: keep hidden states inside the engine where the SDK can (OpenVINO); pairs of graph
-            (output name, input name), empty for host states.
+        stateful: keep hidden states inside the engine, where the backend can (see `keeps_states`); pairs of
+            graph (output name, input name), empty for host states.
         settings: further SDK settings by their own names (`--set openvino.KEY=VALUE`).
     """
 
@@ -175,3 +175,11 @@ class Backend(Protocol):
             BadInputError: the engine isn't one this SDK version can read.
         """
         ...
+
+
+def keeps_states(backend: Backend) -> bool:
+    """Whether a backend's engines can keep hidden states inside (`BuildOptions.stateful`).
+
+    One whose engines can says so by a class attribute `keeps_states = True`; the protocol doesn't ask for it.
+    """
+    return bool(getattr(backend, "keeps_states", False))

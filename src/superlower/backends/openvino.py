@@ -65,6 +65,7 @@ class OpenVino:
 
     name: ClassVar[str] = "openvino"
     title: ClassVar[str] = "OpenVINO (Intel CPU and GPU)"
+    keeps_states: ClassVar[bool] = True
 
     def missing(self) -> str | None:
         """Why it can't build here, with the install command; None if it can."""

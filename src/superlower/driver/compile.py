@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from superlower.backends.base import Artifact, Backend, BuildOptions
+from superlower.backends.base import Artifact, Backend, BuildOptions, keeps_states
 from superlower.backends.registry import backend, backends
 from superlower.bundle.bundle import PROGRAM_FOLDER, VARIANT_FOLDER, Bundle, seal, writing
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
@@ -22,18 +23,26 @@ from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError
 from superlower.passes.base import Pass
 from superlower.passes.pipelines import PassReport, apply, default_pipeline
 from superlower.program import files
-from superlower.program.model import Program, TemporalModel
+from superlower.program.model import Edge, Program, TemporalModel
 from superlower.targets.base import Precision, Target
 from superlower.targets.detect import required_flags
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One backend's build for one target at one precision."""
+    """One backend's build for one target at one precision.
+
+    Attributes:
+        backend, target, precision: which.
+        named: whether the user asked for the backend by its name, so that it can't be left out silently.
+    """
 
     backend: Backend
     target: Target
     precision: Precision
+    named: bool = True
 
     @property
     def name(self) -> str:
@@ -60,7 +69,7 @@ class Compiled:
 def plan_jobs(
     targets: Sequence[Target], precisions: Sequence[Precision], names: Sequence[str] = ()
 ) -> list[Job]:
-    """The builds to make: every backend asked for, for every target it serves.
+    """The builds to make: every backend asked for, for every target it serves; each build once.
 
     Args:
         targets: to compile for.
@@ -80,7 +89,9 @@ def plan_jobs(
     for where in targets:
         for precision in precisions:
             reasons = {sdk.name: sdk.serves(where, precision) for sdk in pool}
-            found = [Job(sdk, where, precision) for sdk in pool if reasons[sdk.name] is None]
+            found = [
+                Job(sdk, where, precision, named=bool(asked)) for sdk in pool if reasons[sdk.name] is None
+            ]
             if not found:
                 why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
                 raise BadInputError(f"no backend can compile for {where.name} at {precision}: {why}")
@@ -89,7 +100,7 @@ def plan_jobs(
         if not any(job.backend is sdk for job in jobs):
             reasons_of = "; ".join(f"{t.name}: {sdk.serves(t, p)}" for t in targets for p in precisions)
             raise BadInputError(f"{sdk.name} serves none of the targets: {reasons_of}")
-    return jobs
+    return list({job.name: job for job in jobs}.values())
 
 
 def compile_bundle(
@@ -113,7 +124,8 @@ def compile_bundle(
         golden: the clip that every variant able to run here must reproduce.
         output: the bundle's folder.
         options: of every build but for its precision and states; settings are named BACKEND.KEY.
-        states_inside: keep hidden states inside engines; a backend that can't refuses the job.
+        states_inside: keep hidden states inside engines; a backend that can't refuses the job if it was
+            named, and is left out with a warning if it wasn't.
         extra: passes to run before the default ones.
         atol: instead of the precision's own tolerance.
         keep_going: leave out jobs that fail rather than fail with the first.
@@ -123,6 +135,8 @@ def compile_bundle(
         BuildFailedError, UnsupportedOperatorError, MissingSdkError: as the backend found.
     """
     progress = progress or Silent()
+    if states_inside:
+        jobs = _that_keep_states(jobs, model)
     variants: list[Variant] = []
     failures: list[Failure] = []
     with writing(output) as folder:
@@ -157,6 +171,26 @@ def compile_bundle(
             raise failures[0].error
         seal(folder, clean.program, golden, kept, records)
     return Compiled(Bundle.open(output), tuple(failures))
+
+
+def _that_keep_states(jobs: Sequence[Job], model: TemporalModel) -> list[Job]:
+    """The jobs but for those of backends that keep no states and that nobody asked for by name.
+
+    Raises:
+        BadInputError: none is left.
+    """
+    if not any(state_pairs(model.program, graph) for graph in model.graphs):
+        return list(jobs)
+    kept = [job for job in jobs if job.named or keeps_states(job.backend)]
+    left_out = ", ".join(dict.fromkeys(job.backend.name for job in jobs if job not in kept))
+    if not kept:
+        raise BadInputError(
+            f"no backend here keeps hidden states inside its engines for these targets (not {left_out}): "
+            f"compile with host states"
+        )
+    if left_out:
+        log.warning("left out as they keep no hidden states inside their engines: %s", left_out)
+    return kept
 
 
 def _clean(
@@ -263,20 +297,29 @@ def _differs(variant: Variant, golden: GoldenClip) -> OutputsDifferError:
 def state_pairs(program: Program, graph: str) -> tuple[tuple[str, str], ...]:
     """Graph outputs and inputs that an engine can keep to itself: (output name, input name).
 
-    A hidden state qualifies if one equation alone calls the graph, and nothing but that equation reads it.
+    An engine hands the output of its last call to its next one, or zeros to the first. A stream is just that
+    if one equation alone calls the graph, at every frame; it alone writes the stream, and reads it once, at
+    t - 1 or t + 1; nobody else reads it; and it is zeros outside the clip.
     """
     callers = [e for e in program.equations if e.graph == graph]
-    if len(callers) != 1:
+    if len(callers) != 1 or callers[0].when.strip() != "true":
         return ()
-    readers: dict[str, list[tuple[str, str]]] = {}
-    for equation in program.equations:
-        for name, read in equation.reads.items():
-            readers.setdefault(read.stream, []).append((equation.name, name))
-    return tuple(
-        (made, readers[stream][0][1])
-        for made, stream in callers[0].outputs.items()
-        if stream != program.output and [r[0] for r in readers.get(stream, [])] == [callers[0].name]
-    )
+    (caller,) = callers
+    pairs = []
+    for made, stream in caller.outputs.items():
+        writers = [e.name for e in program.equations for written in e.outputs.values() if written == stream]
+        readers = [
+            (e.name, name, read.offset)
+            for e in program.equations
+            for name, read in e.reads.items()
+            if read.stream == stream
+        ]
+        if writers != [caller.name] or len(readers) != 1 or stream == program.output:
+            continue
+        ((reader, given, offset),) = readers
+        if reader == caller.name and abs(offset) == 1 and program.streams[stream].edge is Edge.ZEROS:
+            pairs.append((made, given))
+    return tuple(pairs)
 
 
 def _tidy(workdir: Path, artifact: Artifact) -> None:
