@@ -32,6 +32,12 @@ def wrong(graph):
         if node.op == "Tanh":
             node.op = "Sigmoid"
 
+def talk(graph):
+    print("looking at", graph.name)
+
+def leave(graph):
+    raise SystemExit("usage: mine.py")
+
 def crash(graph):
     raise KeyError("no such node")
 """
@@ -66,10 +72,31 @@ def test_a_wrong_rewrite_is_refused(script: str) -> None:
         apply(fixed_graph("mix_2_1_0"), [Surgery(f"{script}:wrong")], feeds())
 
 
+def test_what_a_script_prints_is_no_data(script: str, tmp_path: Path, capsys) -> None:
+    """stdout is for --json."""
+    mine = Path(script)
+    mine.write_text(f"print('loaded')\n{mine.read_text()}")
+    apply(fixed_graph("mix_2_1_0"), [Surgery(f"{script}:talk")], feeds())
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == ["loaded", f"looking at {fixed_graph('mix_2_1_0').graph.name}"]
+
+
+@pytest.mark.parametrize("line", ["raise ValueError('one\\ntwo')", "raise SystemExit(3)", "1 +"])
+def test_a_script_that_cant_be_loaded_is_one_clear_line(line: str, script: str) -> None:
+    Path(script).write_text(line)
+    with pytest.raises(
+        BadInputError, match=r"mine\.py:nothing': (ValueError|SystemExit|SyntaxError): "
+    ) as caught:
+        apply(fixed_graph("mix_2_1_0"), [Surgery(f"{script}:nothing")], feeds())
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("end", "message"),
     [
         (":crash", "failed: KeyError"),
+        (":leave", "failed: SystemExit: usage"),
         (":absent", "has no function absent"),
         ("", r"write file\.py:function|no such file"),
         ("x:crash", "no such file"),

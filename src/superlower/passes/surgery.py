@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +28,7 @@ class Surgery(Pass):
     The function changes the graph it is given, or returns another. It is called once for every graph of the
     program, and tells them apart by `graph.name`; a graph whose serialized form it leaves alone counts as
     unchanged. Names and shapes of inputs and outputs must stay. What it does is validated as any pass is.
+    What the script prints goes to stderr.
 
     Attributes:
         script: "file.py:function".
@@ -59,12 +62,12 @@ class Surgery(Pass):
         before = ir.to_proto(model)
         try:
             graph = gs.import_onnx(before)
-            returned = function(graph)
+            with redirect_stdout(sys.stderr):
+                returned = function(graph)
             changed = graph if returned is None else returned
             after = ir.from_proto(gs.export_onnx(changed.cleanup().toposort()))
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            raise BadInputError(f"surgery {self.script} failed: {type(error).__name__}: {reason}") from error
+        except (Exception, SystemExit) as error:
+            raise BadInputError(f"surgery {self.script} failed: {_reason(error)}") from error
         tidy(after)
         untouched = ir.from_proto(gs.export_onnx(gs.import_onnx(before).cleanup().toposort()))
         tidy(untouched)
@@ -86,14 +89,20 @@ class Surgery(Pass):
             raise BadInputError(f"surgery '{self.script}': {path} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise BadInputError(f"surgery '{self.script}': {type(error).__name__}: {error}") from error
+            with redirect_stdout(sys.stderr):
+                spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            raise BadInputError(f"surgery '{self.script}': {_reason(error)}") from error
         function = getattr(module, name, None)
         if not callable(function):
             raise BadInputError(f"surgery '{self.script}': {path} has no function {name}")
         found: Callable[[Any], Any] = function
         return found
+
+
+def _reason(error: BaseException) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"
 
 
 def _bytes(model: ir.Model) -> bytes:
