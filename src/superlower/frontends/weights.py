@@ -25,18 +25,26 @@ def fetch_weights(
         location: the name of one of the frontend's published checkpoints, or anything `fetch` takes; None for
             the frontend's first checkpoint.
         frontend: knows the published checkpoints and their sha256.
-        sha256: what the file must be, if not a published checkpoint.
+        sha256: what the file must be; of a published checkpoint that is known, and another is refused.
         cache, progress: as for `fetch`.
 
     Raises:
-        BadInputError: as `fetch`, or no location and no published checkpoint.
+        BadInputError: as `fetch`; no location and no published checkpoint; a `sha256` other than the
+            published one, or for seeded weights, which have none.
         MissingSdkError: as `fetch`.
     """
     published = find_checkpoint(location, frontend.checkpoints)
     if published is not None:
+        if sha256 is not None and sha256.lower() != published.sha256:
+            raise BadInputError(
+                f"--sha256 {sha256}: {published.name} of {frontend.name} is published as {published.sha256}; "
+                f"leave the option out, or give --weights the path of your own file"
+            )
         return fetch(published.location, sha256=published.sha256, cache=cache, progress=progress)
     if location is None:
         raise BadInputError(f"no checkpoint of {frontend.name} is published: give --weights a path or URL")
+    if sha256 is not None and location.startswith("random:"):
+        raise BadInputError(f"--sha256 {sha256}: {location} is made from its seed and has no digest")
     return fetch(location, sha256=sha256, cache=cache, progress=progress)
 
 
