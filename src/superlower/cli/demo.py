@@ -12,7 +12,7 @@ from superlower.cli.check import print_checks
 from superlower.cli.common import Bars, JsonFlag, console, print_json, print_table
 from superlower.driver import demo as driver
 from superlower.report import gather
-from superlower.report.data import BeforeAfter, CoverageTable, Report, Timing
+from superlower.report.data import CoverageTable, Report, Timing
 from superlower.report.html import write
 from superlower.targets.catalog import target
 
@@ -39,7 +39,18 @@ def demo(
     page = output / "report.html"
     write(_report(made), page)
     if json:
-        print_json({"folder": output, "video": made.video, "report": page, "checks": made.checks})
+        print_json(
+            {
+                "folder": output,
+                "video": made.video,
+                "variant": made.variant,
+                "frames": made.upscaled.frames,
+                "report": page,
+                "checks": made.checks,
+                "timings": made.timings,
+                "left_out": made.skipped,
+            }
+        )
     else:
         print_checks(list(made.checks), {})
         print_table(
@@ -48,7 +59,7 @@ def demo(
             ((row.name, f"{row.ms:.0f}", f"{row.ratio:.2f}") for row in made.timings),
         )
     for reason in made.skipped:
-        console.print(f"left out: {reason}", markup=False)
+        console.print(f"left out: {reason}", markup=False, soft_wrap=True)
     console.print(f"done in {made.seconds:.0f} s; the results:", markup=False)
     for what, path in (
         ("video", made.video),
@@ -70,26 +81,30 @@ def _report(made: driver.Demo) -> Report:
             Timing(row.name, row.ms, row.ratio, "taken in turns, median of the rounds")
             for row in made.timings
         ],
-        pictures=BeforeAfter(
-            made.before,
-            made.after,
-            "bicubic",
-            f"{made.bundle.manifest.model} x4",
-            f"frame {done.frames // 2} of {made.video.stem}",
+        pictures=gather.before_after(
+            made.low,
+            made.high,
+            after=f"{made.bundle.manifest.model} x4",
+            note=f"frame {done.frames // 2} of {made.video.stem}",
         ),
         notes=(
-            f"{done.frames} frames were upscaled in {done.seconds:.1f} s; their streams took "
-            f"{done.peak_bytes / 1e6:.0f} MB, {done.chunking.predicted_bytes / 1e6:.0f} MB were predicted.",
-            f"TVM runs a {driver.CROP}x{driver.CROP} crop: its CPU schedules are defaults, not tuned ones.",
+            f"{made.variant}, the fastest, upscaled {done.frames} frames in {done.seconds:.1f} s; "
+            f"their streams took {done.peak_bytes / 1e6:.0f} MB, "
+            f"{done.chunking.predicted_bytes / 1e6:.0f} MB were predicted.",
             *(f"Left out: {reason}" for reason in made.skipped),
         ),
     )
     if made.crop_bundle is None:
         return report
+    frame = made.crop_bundle.program.frame
     reasons = {v.name: v.tolerance_reason for v in made.crop_bundle.manifest.variants}
     return replace(
         report,
         engines=(*report.engines, *gather.engine_rows(made.crop_bundle)),
         tolerance_reasons={**report.tolerance_reasons, **reasons},
         versions={**report.versions, **made.crop_bundle.manifest.versions},
+        notes=(
+            *report.notes,
+            f"TVM runs a {frame.height}x{frame.width} crop: its CPU schedules are defaults, not tuned ones.",
+        ),
     )

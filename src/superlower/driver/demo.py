@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from superlower.backends.base import BuildOptions, NodeSupport
 from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle
-from superlower.bundle.golden import GoldenClip
 from superlower.bundle.manifest import Variant
 from superlower.check.crosscheck import VariantCheck, stored_check
 from superlower.driver import export as exporting
-from superlower.driver.compile import compile_bundle, plan_jobs
+from superlower.driver.compile import Job, compile_bundle, plan_jobs
 from superlower.driver.progress import Progress
 from superlower.driver.speed import SpeedRow, contenders, race
 from superlower.driver.upscale import Upscaled, upscale
@@ -28,6 +25,7 @@ from superlower.frontends.base import ExportRequest
 from superlower.frontends.fetch import fetch
 from superlower.frontends.weights import fetch_weights
 from superlower.media.clip import open_clip
+from superlower.media.images import write_png
 from superlower.media.resize import imresize, to_uint8
 from superlower.media.samples import SAMPLES
 from superlower.targets.base import Precision
@@ -39,7 +37,13 @@ CLIP = "carphone"
 CROP = 64
 """Side of the frames TVM runs: its default CPU schedules are slow until tuned, so it has a crop to do."""
 CPU_BACKENDS = ("onnxruntime", "openvino")
+CROP_BACKEND = "tvm"
+GPU_BACKEND = "tensorrt-rtx"
 GPU_TARGETS = ("rtx2080ti", "rtx3090", "rtx4090", "rtx5090")
+COVERAGE_TARGETS = {
+    **dict.fromkeys((*CPU_BACKENDS, CROP_BACKEND), ("cpu", Precision.FP32)),
+    GPU_BACKEND: ("rtx4090", Precision.FP16),
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,9 @@ class Demo:
         checks: of every variant of both.
         coverage: of the clean graphs.
         timings: PyTorch eager first.
+        variant: the fastest of the timings, which upscaled the clip.
         video, upscaled: the clip upscaled.
-        before, after: PNG bytes of one frame, upscaled bicubically and by the model.
+        low, high: the middle frame of those upscaled, uint8 [H, W, 3] and [4H, 4W, 3].
         skipped: what was left out for want of an SDK, with the reason.
         seconds: the demo took.
     """
@@ -75,85 +80,114 @@ class Demo:
     checks: tuple[VariantCheck, ...]
     coverage: tuple[CoverageRow, ...]
     timings: tuple[SpeedRow, ...]
+    variant: str
     video: Path
     upscaled: Upscaled
-    before: bytes
-    after: bytes
+    low: NDArray[np.uint8]
+    high: NDArray[np.uint8]
     skipped: tuple[str, ...]
     seconds: float
 
 
-def run(folder: Path, frames: int, progress: Progress) -> Demo:
+@dataclass(frozen=True)
+class _Parts:
+    """Model and clip."""
+
+    clip: Path
+    height: int
+    width: int
+    weights: str
+    options: Mapping[str, str]
+
+
+def run(
+    folder: Path,
+    frames: int,
+    progress: Progress,
+    *,
+    clip: Path | None = None,
+    weights: str = WEIGHTS,
+    options: Mapping[str, str] | None = None,
+    crop: int = CROP,
+    gpus: Sequence[str] = GPU_TARGETS,
+) -> Demo:
     """Run the demo into `folder`.
 
     Args:
         folder: results; made if absent, replaced file by file.
-        frames: of the clip to upscale.
+        frames: of the clip to upscale, or all of a shorter one.
         progress: told of each stage.
+        clip: at least 8 frames; the model is exported at their size. None for the sample clip.
+        weights, options: of BasicVSR, as for `export`.
+        crop: side of the frames TVM runs.
+        gpus: what TensorRT-RTX builds plans for.
     """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    progress.stage("fetching the clip")
-    clip = fetch(SAMPLES[CLIP].location, sha256=SAMPLES[CLIP].sha256).path
-    sample = SAMPLES[CLIP]
     skipped: list[str] = []
-    bundle = _bundle(
-        folder / "basicvsr.bundle",
-        (sample.height, sample.width),
-        clip,
-        _present(CPU_BACKENDS, skipped),
-        progress,
-    )
-    crop = None
-    if _present(("tvm",), skipped):
-        crop = _bundle(folder / "basicvsr-64x64.bundle", (CROP, CROP), clip, ["tvm"], progress)
-    checks = _checks(bundle) + (_checks(crop) if crop else ())
-    coverage = _coverage(bundle, progress)
+    present = _present(skipped)
+    parts = _parts(clip, weights, options or {}, progress)
+    jobs = plan_jobs([target("cpu")], [Precision.FP32], [n for n in CPU_BACKENDS if n in present])
+    if GPU_BACKEND in present:
+        jobs += plan_jobs([target(name) for name in gpus], [Precision.FP16], [GPU_BACKEND])
+    bundle = _bundle(folder / f"{MODEL}.bundle", parts, (parts.height, parts.width), jobs, progress)
+    cropped = None
+    if CROP_BACKEND in present:
+        jobs = plan_jobs([target("cpu")], [Precision.FP32], [CROP_BACKEND])
+        output = folder / f"{MODEL}-{crop}x{crop}.bundle"
+        cropped = _bundle(output, parts, (crop, crop), jobs, progress)
+    coverage = _coverage(bundle, present, progress)
     variants = [v for v in bundle.manifest.variants if bundle.why_not(v) is None]
-    fastest = variants[-1]
-    video = folder / f"{clip.stem}-x4.mp4"
-    result = upscale(bundle, fastest, clip, video, limit=frames, overwrite=True, progress=progress)
-    before, after = _pictures(clip, video, folder, frames // 2)
-    timings = _timings(bundle, variants, progress)
+    timings = _timings(bundle, variants, parts, progress)
+    milliseconds = {row.name: row.ms for row in timings}
+    fastest = min(variants, key=lambda v: milliseconds[v.name])
+    video = folder / f"{parts.clip.stem}-x4.mp4"
+    done = upscale(bundle, fastest, parts.clip, video, limit=frames, overwrite=True, progress=progress)
+    low, high = (_frame(path, done.frames // 2) for path in (parts.clip, video))
+    bicubic = to_uint8(imresize(low, high.shape[0] / low.shape[0]))
+    write_png(folder / "before-after.png", np.concatenate([bicubic, high], axis=1))
     return Demo(
         folder=folder,
         bundle=bundle,
-        crop_bundle=crop,
-        checks=checks,
+        crop_bundle=cropped,
+        checks=_checks(bundle) + (_checks(cropped) if cropped else ()),
         coverage=coverage,
         timings=tuple(timings),
+        variant=fastest.name,
         video=video,
-        upscaled=result,
-        before=before,
-        after=after,
+        upscaled=done,
+        low=low,
+        high=high,
         skipped=tuple(skipped),
         seconds=time.monotonic() - started,
     )
 
 
-def _present(names: Sequence[str], skipped: list[str]) -> list[str]:
-    found = []
-    for name in names:
-        reason = backend(name).missing()
-        if reason is None:
-            found.append(name)
-        else:
-            skipped.append(f"{name}: {reason}")
-    return found
+def _present(skipped: list[str]) -> list[str]:
+    """The demo's backends that can build here; the others, with the reason, go to `skipped`."""
+    reasons = {name: backend(name).missing() for name in COVERAGE_TARGETS}
+    skipped += [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+    return [name for name, reason in reasons.items() if reason is None]
+
+
+def _parts(clip: Path | None, weights: str, options: Mapping[str, str], progress: Progress) -> _Parts:
+    if clip is None:
+        progress.stage("fetching the clip")
+        clip = fetch(SAMPLES[CLIP].location, sha256=SAMPLES[CLIP].sha256).path
+    with open_clip(clip) as opened:
+        return _Parts(clip, opened.height, opened.width, weights, options)
 
 
 def _bundle(
-    output: Path, size: tuple[int, int], clip: Path, names: Sequence[str], progress: Progress
+    output: Path, parts: _Parts, size: tuple[int, int], jobs: Sequence[Job], progress: Progress
 ) -> Bundle:
-    """A bundle of the given CPU backends; at the clip's own size also plans for the GPUs."""
-    exported = exporting.export(MODEL, WEIGHTS, *size, clip=clip, progress=progress)
+    exported = exporting.export(
+        MODEL, parts.weights, *size, options=parts.options, clip=parts.clip, progress=progress
+    )
     exporting.save(exported, output.with_suffix(""))
-    jobs = plan_jobs([target("cpu")], [Precision.FP32], names)
-    if size != (CROP, CROP) and backend("tensorrt-rtx").missing() is None:
-        jobs += plan_jobs([target(name) for name in GPU_TARGETS], [Precision.FP16], ["tensorrt-rtx"])
-    golden: GoldenClip = exported.golden
-    compiled = compile_bundle(exported.model, jobs, golden, output, options=BuildOptions(), progress=progress)
-    return compiled.bundle
+    return compile_bundle(
+        exported.model, jobs, exported.golden, output, options=BuildOptions(), progress=progress
+    ).bundle
 
 
 def _checks(bundle: Bundle) -> tuple[VariantCheck, ...]:
@@ -161,53 +195,39 @@ def _checks(bundle: Bundle) -> tuple[VariantCheck, ...]:
     return tuple(stored_check(variant, manifest.golden.reference) for variant in manifest.variants)
 
 
-def _coverage(bundle: Bundle, progress: Progress) -> tuple[CoverageRow, ...]:
-    asked = [(name, "cpu", Precision.FP32) for name in (*CPU_BACKENDS, "tvm")]
-    asked.append(("tensorrt-rtx", "rtx4090", Precision.FP16))
+def _coverage(bundle: Bundle, names: Sequence[str], progress: Progress) -> tuple[CoverageRow, ...]:
     graphs = bundle.model().graphs
-    progress.stage("coverage", len(asked) * len(graphs))
+    progress.stage("coverage", len(names) * len(graphs))
     rows = []
-    for name, where, precision in asked:
+    for name in names:
+        where, precision = COVERAGE_TARGETS[name]
         for graph, model in graphs.items():
-            rows.append(
-                CoverageRow(
-                    name, where, precision, graph, backend(name).coverage(model, target(where), precision)
-                )
-            )
+            nodes = backend(name).coverage(model, target(where), precision)
+            rows.append(CoverageRow(name, where, precision, graph, nodes))
             progress.advance(f"{name} {graph}")
     return tuple(rows)
 
 
-def _timings(bundle: Bundle, variants: Sequence[Variant], progress: Progress) -> list[SpeedRow]:
+def _timings(
+    bundle: Bundle, variants: Sequence[Variant], parts: _Parts, progress: Progress
+) -> list[SpeedRow]:
     architecture = exporting.frontend(MODEL)
-    fetched = fetch_weights(WEIGHTS, architecture)
-    frame = bundle.program.frame
+    fetched = fetch_weights(parts.weights, architecture)
     reference = architecture.reference(
         ExportRequest(
-            weights=fetched.path, height=frame.height, width=frame.width, options={}, source=fetched.source
+            weights=fetched.path,
+            height=parts.height,
+            width=parts.width,
+            options=parts.options,
+            source=fetched.source,
         )
     )
-    clip = bundle.golden().frames[:3]
-    with contenders(bundle, variants, clip, reference) as ready:
-        return race(ready, len(clip), rounds=3, progress=progress)
-
-
-def _pictures(clip: Path, video: Path, folder: Path, index: int) -> tuple[bytes, bytes]:
-    """One frame, upscaled bicubically and by the model; also side by side as before-after.png."""
-    low, high = _frame(clip, index), _frame(video, index)
-    bicubic = to_uint8(imresize(low, high.shape[0] / low.shape[0]))
-    pair = np.concatenate([bicubic, high], axis=1)
-    (folder / "before-after.png").write_bytes(_png(pair))
-    return _png(bicubic), _png(high)
+    frames = bundle.golden().frames[:3]
+    with contenders(bundle, variants, frames, reference) as ready:
+        return race(ready, len(frames), rounds=3, progress=progress)
 
 
 def _frame(path: Path, index: int) -> NDArray[np.uint8]:
     with open_clip(path) as clip:
         picture = next(islice(clip, index, None))
         return picture.rgb.astype(np.uint8, copy=False)
-
-
-def _png(rgb: NDArray[np.uint8]) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(rgb).save(buffer, "PNG")
-    return buffer.getvalue()
