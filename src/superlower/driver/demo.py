@@ -18,7 +18,7 @@ from superlower.bundle.manifest import Variant
 from superlower.check.crosscheck import VariantCheck, stored_check
 from superlower.driver import export as exporting
 from superlower.driver.compile import Job, compile_bundle, plan_jobs
-from superlower.driver.progress import Progress
+from superlower.driver.progress import Progress, received
 from superlower.driver.speed import SpeedRow, contenders, race
 from superlower.driver.upscale import Upscaled, upscale
 from superlower.frontends.base import ExportRequest
@@ -173,7 +173,8 @@ def _present(skipped: list[str]) -> list[str]:
 def _parts(clip: Path | None, weights: str, options: Mapping[str, str], progress: Progress) -> _Parts:
     if clip is None:
         progress.stage("fetching the clip")
-        clip = fetch(SAMPLES[CLIP].location, sha256=SAMPLES[CLIP].sha256).path
+        sample, on_bytes = SAMPLES[CLIP], received(progress, "fetching the clip")
+        clip = fetch(sample.location, sha256=sample.sha256, progress=on_bytes).path
     with open_clip(clip) as opened:
         return _Parts(clip, opened.height, opened.width, weights, options)
 

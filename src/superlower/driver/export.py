@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from superlower import plugins
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip, frame_errors, moving_texture
 from superlower.check.tolerance import tolerance
-from superlower.driver.progress import Progress, Silent
+from superlower.driver.progress import Progress, Silent, received
 from superlower.driver.reference import reference_outputs
 from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, unknown_name
 from superlower.frontends.base import ExportRequest, ZooFrontend
@@ -90,7 +90,8 @@ def export(
     if (reason := architecture.missing()) is not None:
         raise MissingSdkError(reason)
     progress.stage("fetching weights")
-    fetched = fetch_weights(weights, architecture, sha256=sha256)
+    on_bytes = received(progress, "fetching weights")
+    fetched = fetch_weights(weights, architecture, sha256=sha256, progress=on_bytes)
     request = ExportRequest(
         weights=fetched.path, height=height, width=width, options=options or {}, source=fetched.source
     )

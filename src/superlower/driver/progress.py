@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -23,3 +24,27 @@ class Silent:
 
     def advance(self, note: str = "") -> None:
         """Nothing."""
+
+
+_MB = 10**6
+
+
+def received(progress: Progress, title: str) -> Callable[[int, int | None], None]:
+    """Tells of a download as a stage counted in megabytes, begun by its first bytes: a cached file has none.
+
+    Returns:
+        what `frontends.fetch.fetch` takes for its progress: called with bytes so far, and in all if known.
+    """
+    told: int | None = None
+
+    def on_bytes(done: int, total: int | None) -> None:
+        nonlocal told
+        if told is None:
+            progress.stage(f"{title}, MB", None if total is None else -(-total // _MB))
+            told = 0
+        reached = -(-done // _MB) if done == total else done // _MB
+        for _ in range(told, reached):
+            progress.advance()
+        told = reached
+
+    return on_bytes
