@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import pytest
 from superlower.backends.base import BuildOptions
 from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle, seal, writing
-from superlower.bundle.manifest import FORMAT, MANIFEST_FILE, FileRecord, Manifest, Variant, decode
+from superlower.bundle.manifest import (
+    FORMAT,
+    MANIFEST_FILE,
+    FileRecord,
+    Manifest,
+    Measured,
+    Variant,
+    decode,
+    encode,
+)
 from superlower.check.crosscheck import check_variant
 from superlower.driver.compile import Job, compile_bundle
 from superlower.driver.export import golden_for
@@ -34,7 +44,7 @@ def reseal(folder: Path, **changes: object) -> Bundle:
     manifest = read(folder)
     variants = (msgspec.structs.replace(manifest.variants[0], **changes), *manifest.variants[1:])
     changed = msgspec.structs.replace(manifest, variants=variants).sealed()
-    (folder / MANIFEST_FILE).write_bytes(msgspec.json.encode(changed))
+    (folder / MANIFEST_FILE).write_bytes(encode(changed))
     return Bundle.open(folder)
 
 
@@ -103,6 +113,25 @@ def test_a_manifest_that_cant_be_read(text: bytes, message: str, tmp_path: Path)
     (tmp_path / MANIFEST_FILE).write_bytes(text)
     with pytest.raises(BadInputError, match=message):
         Bundle.open(tmp_path)
+
+
+def test_errors_without_end_survive_the_manifest(
+    recurrent_bundle: Path, copied: Callable[[Path], Path]
+) -> None:
+    """ONNX Runtime reproduces itself: PSNRs are infinite. An infinite error is the other end."""
+    folder = copied(recurrent_bundle)
+    found = read(folder).variants[0].measured
+    assert found is not None
+    assert set(found.psnr_db) == {np.inf}
+    assert json.loads((folder / MANIFEST_FILE).read_text())["variants"][0]["measured"]["psnr_db"][0] == "inf"
+    measured = Measured(max_abs=(0.0, np.inf, 2.0), psnr_db=(np.inf, -np.inf, 40.5))
+    bundle = reseal(folder, measured=measured)
+    assert bundle.manifest.variants[0].measured == measured
+    for text, name in ((b'"-inf"', b'"-infinity"'), (b"40.5", b"null")):
+        whole = encode(read(folder))
+        assert text in whole
+        with pytest.raises(BadInputError, match="the manifest is damaged"):
+            decode(whole.replace(text, name), "test")
 
 
 def test_a_manifest_altered_by_hand(recurrent_bundle: Path, copied: Callable[[Path], Path]) -> None:
@@ -191,7 +220,7 @@ def test_the_first_that_fits_is_picked(recurrent_bundle: Path, copied: Callable[
     absent = msgspec.structs.replace(own, name="npu", backend="npu-compiler")
     unknown = msgspec.structs.replace(own, name="vpu", target="vpu")
     changed = msgspec.structs.replace(read(folder), variants=(absent, unknown, own)).sealed()
-    (folder / MANIFEST_FILE).write_bytes(msgspec.json.encode(changed))
+    (folder / MANIFEST_FILE).write_bytes(encode(changed))
     bundle = Bundle.open(folder)
     assert bundle.pick() == own
     assert bundle.pick(backend_name="onnxruntime") == own

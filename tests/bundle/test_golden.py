@@ -46,7 +46,7 @@ def test_errors_of_frames_by_hand() -> None:
     worst, psnr = frame_errors([reference[0], off, nan], reference, 2.0)
     assert worst == [0.0, 0.3, np.inf]
     # 10 log10(range^2 / mean square), the mean square being (0.01 + 0.09) / 4.
-    assert psnr[0] is None
+    assert psnr[0] == np.inf
     assert psnr[1] == pytest.approx(10 * np.log10(4 / 0.025))
     assert psnr[2] == -np.inf
 

@@ -43,7 +43,8 @@ def test_an_output_that_is_no_number_fails(recurrent_bundle: Path) -> None:
     golden.outputs[7][0, 0, 0, 0] = np.nan
     found = check_variant(bundle, bundle.pick(), golden, atol=1e30)
     assert found.passed is False
-    assert found.max_abs[7] == np.inf
+    assert (found.max_abs[7], found.psnr_db[7]) == (np.inf, -np.inf)
+    assert set(found.psnr_db[:7]) == {np.inf}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,9 @@ def test_tolerances_are_steps_of_8_bits(value_range: tuple[float, float]) -> Non
     assert tolerance(Precision.FP16, frame).max_abs == pytest.approx(2 * step)
     assert tolerance(Precision.BF16, frame).max_abs == pytest.approx(16 * step)
     assert tolerance(Precision.INT8, frame, 0.5).max_abs == 0.5
+    for endless in (np.inf, np.nan):
+        with pytest.raises(BadInputError, match=f"--atol {endless}: no output would ever differ"):
+            tolerance(Precision.FP32, frame, endless)
     with pytest.raises(BadInputError, match="no tolerance is known for int8: give one with --atol"):
         tolerance(Precision.INT8, frame)
 

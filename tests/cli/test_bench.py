@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 from PIL import Image
 
 from superlower.bundle.bundle import Bundle
+from superlower.driver import quality as driver
 from superlower.driver.flops import graph_macs
+from superlower.driver.quality import QualityRow
+from superlower.metrics.clip import Quality
 from superlower.targets.catalog import target
 from support.clips import save_folder
 from support.command import superlower
@@ -107,6 +111,17 @@ class TestQuality:
         assert len(row["psnr_y_frames"]) == 3
         assert row["psnr_y"] == pytest.approx(np.mean(row["psnr_y_frames"]))
         assert 0 < row["psnr_y"] < 60
+
+    def test_the_psnr_of_identical_frames_is_infinite(
+        self, upscaler_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        row = QualityRow("onnxruntime-cpu-fp32", Quality(psnr=(inf, inf), ssim=(1.0, 1.0)), (0.0, 0.0))
+        monkeypatch.setattr(driver, "measure", lambda *_, **__: [row])
+        truth = save_folder(tmp_path / "truth", 2, 32, 32)
+        outcome = superlower("bench", "quality", upscaler_bundle, "--gt", truth, "--json")
+        (found,) = outcome.json["results"]
+        assert (found["psnr_y"], found["psnr_y_frames"]) == ("inf", ["inf", "inf"])
+        assert float(found["psnr_y"]) == inf
 
     def test_truth_of_another_size(self, upscaler_bundle: Path, tmp_path: Path) -> None:
         (tmp_path / "truth").mkdir()

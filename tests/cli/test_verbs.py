@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from superlower.bundle.bundle import Bundle
+from superlower.bundle.bundle import Bundle, seal
 from superlower.cli.main import app
 from superlower.media.images import read_png
 from superlower.program import analysis, files
@@ -196,6 +197,27 @@ def test_a_relative_output(lone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome.code == 0, outcome.stderr
     assert superlower("check", "sub/bundle").code == 0
     assert (lone.parent / "sub" / "bundle.config.toml").is_file()
+
+
+def test_an_engine_that_gives_no_number_is_infinitely_wrong(
+    recurrent_bundle: Path, copied: Callable[[Path], Path]
+) -> None:
+    folder = copied(recurrent_bundle)
+    before = Bundle.open(folder)
+    engine = folder / "variants/onnxruntime-cpu-fp32/step/model.onnx"
+    model = onnx.load(engine)
+    (bias,) = (w for w in model.graph.initializer if w.name == "last.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(bias.dims, np.nan, np.float32), bias.name))
+    onnx.save(model, engine)
+    seal(folder, before.program, before.golden(), before.manifest.variants, before.manifest.passes)
+    outcome = superlower("check", folder, "--json")
+    assert outcome.code == 4
+    (check,) = outcome.json["checks"]
+    assert (check["passed"], set(check["max_abs"]), set(check["psnr_db"])) == (False, {"inf"}, {"-inf"})
+    assert "inf (-inf)" in superlower("check", folder).stderr
+    (check,) = superlower("check", recurrent_bundle, "--json").json["checks"]
+    assert (set(check["max_abs"]), set(check["psnr_db"])) == ({0.0}, {"inf"})
+    assert "0 (identical)" in superlower("check", recurrent_bundle).stderr
 
 
 class TestConfig:

@@ -114,8 +114,9 @@ class TestChecks:
         assert view.worst(()) is None
 
     def test_lowest_psnr_counts_frames_that_differ(self):
-        assert view.lowest_psnr(variant_check(psnr_db=(None, 40.0, 50.0))) == 40.0
-        assert view.lowest_psnr(variant_check(psnr_db=(None, None))) is None
+        assert view.lowest_psnr(variant_check(psnr_db=(inf, 40.0, 50.0))) == 40.0
+        assert view.lowest_psnr(variant_check(psnr_db=(inf, inf))) == inf
+        assert view.lowest_psnr(variant_check(psnr_db=(50.0, -inf))) == -inf
         assert isnan(view.lowest_psnr(variant_check(psnr_db=(40.0, nan))))
 
     def test_a_variant_that_failed_its_check_is_not_counted_as_unbuilt(self):

@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import msgspec
-
 import superlower
 from superlower import folders
 from superlower.backends.base import Session
 from superlower.backends.registry import backend
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
-from superlower.bundle.manifest import MANIFEST_FILE, Golden, Manifest, PassRecord, Variant, decode, record
+from superlower.bundle.manifest import (
+    MANIFEST_FILE,
+    Golden,
+    Manifest,
+    PassRecord,
+    Variant,
+    decode,
+    encode,
+    record,
+)
 from superlower.errors import BadInputError, MissingSdkError, SuperlowerError, unknown_name
 from superlower.program import files
 from superlower.program.model import Program, TemporalModel
@@ -184,7 +191,7 @@ def seal(
         },
         versions={name: version for name in _PACKAGES if (version := _version(name))},
     ).sealed()
-    (folder / MANIFEST_FILE).write_bytes(msgspec.json.encode(manifest))
+    (folder / MANIFEST_FILE).write_bytes(encode(manifest))
     return manifest
 
 

@@ -98,14 +98,19 @@ def moving_texture(frame: Frame, count: int, seed: int = 0) -> list[Array]:
 
 def frame_errors(
     outputs: Sequence[NDArray[np.generic]], reference: Sequence[NDArray[np.generic]], value_range: float
-) -> tuple[list[float], list[float | None]]:
-    """Largest absolute error and PSNR in dB (None where identical) of each frame; NaN counts as infinite."""
+) -> tuple[list[float], list[float]]:
+    """Largest absolute error and PSNR in dB of each frame.
+
+    A NaN or an infinity in either is an infinite error, whose PSNR is minus infinity; the PSNR of identical
+    frames is infinity.
+    """
     worst: list[float] = []
-    psnr: list[float | None] = []
+    psnr: list[float] = []
     for output, expected in zip(outputs, reference, strict=True):
         error = np.abs(np.asarray(output, np.float64) - np.asarray(expected, np.float64))
         error = np.where(np.isfinite(error), error, np.inf)
         worst.append(float(error.max()))
-        square = float(np.mean(error**2))
-        psnr.append(None if square == 0 else float(20 * np.log10(value_range) - 10 * np.log10(square)))
+        square = np.mean(error**2)
+        with np.errstate(divide="ignore"):
+            psnr.append(float(20 * np.log10(value_range) - 10 * np.log10(square)))
     return worst, psnr

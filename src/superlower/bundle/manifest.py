@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from superlower import jsontext
 from superlower.backends.base import Artifact
 from superlower.errors import BadInputError
 from superlower.targets.base import Precision
@@ -56,11 +57,11 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Attributes:
         max_abs: largest |output - reference| in each frame, on the contract's value range.
-        psnr_db: of each frame against the reference, peak the contract's range; absent where identical.
+        psnr_db: of each frame against the reference, peak the contract's range; infinity where identical.
     """
 
     max_abs: tuple[float, ...]
-    psnr_db: tuple[float | None, ...]
+    psnr_db: tuple[float, ...]
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -132,7 +133,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def sealed(self) -> Manifest:
         """The same with its checksum."""
         blank = msgspec.structs.replace(self, checksum="")
-        return msgspec.structs.replace(blank, checksum=hashlib.sha256(msgspec.json.encode(blank)).hexdigest())
+        return msgspec.structs.replace(blank, checksum=hashlib.sha256(encode(blank)).hexdigest())
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The text of bundle.json; a number without end is a string there: "inf"."""
+    return jsontext.encode(manifest)
 
 
 def decode(text: bytes, where: str) -> Manifest:
@@ -148,12 +154,23 @@ def decode(text: bytes, where: str) -> Manifest:
                 f"{where}: bundle format {bytes(version).decode()} is newer than {FORMAT}, the last this "
                 f"superlower reads: upgrade it"
             )
-        manifest = msgspec.json.decode(text, type=Manifest)
+        manifest = msgspec.convert(_with_numbers(msgspec.json.decode(text)), Manifest)
     except msgspec.DecodeError as error:
         raise BadInputError(f"{where}: {error}: the manifest is damaged, compile the bundle again") from None
     if manifest.sealed().checksum != manifest.checksum:
         raise BadInputError(f"{where} was altered after it was written: compile the bundle again")
     return manifest
+
+
+def _with_numbers(document: object) -> object:
+    """The document with the strings that `encode` wrote for numbers read back, where there may be any."""
+    variants = document.get("variants") if isinstance(document, dict) else None
+    for variant in variants if isinstance(variants, list) else ():
+        match variant:
+            case {"measured": {"max_abs": list(errors), "psnr_db": list(ratios)}}:
+                for values in (errors, ratios):
+                    values[:] = [float(v) if v in jsontext.ENDLESS else v for v in values]
+    return document
 
 
 def record(file: Path) -> FileRecord:

@@ -23,8 +23,9 @@ class VariantCheck:
         passed: within tolerance at every frame; None if it can't run here.
         skipped: why it can't run here.
         tolerance: largest |output - reference| accepted.
-        max_abs: largest |output - reference| of each frame.
-        psnr_db: of each frame against the reference; None where identical.
+        max_abs: largest |output - reference| of each frame; infinity where either isn't finite.
+        psnr_db: of each frame against the reference; infinity where identical, minus infinity where the error
+            is infinite.
         growth: how the error grows over time: mean of max_abs over the last third of the frames, divided by
             that over the first third; None where the error is nil.
         reference: what it was compared with.
@@ -39,7 +40,7 @@ class VariantCheck:
     reference: str
     skipped: str = ""
     max_abs: tuple[float, ...] = ()
-    psnr_db: tuple[float | None, ...] = ()
+    psnr_db: tuple[float, ...] = ()
     growth: float | None = None
 
 
@@ -89,11 +90,11 @@ def stored_check(variant: Variant, reference: str) -> VariantCheck:
 
 def replay(
     runner: Runner, golden: GoldenClip, on_frame: Callable[[], None] = lambda: None
-) -> tuple[list[float], list[float | None]]:
+) -> tuple[list[float], list[float]]:
     """Errors per frame of a runner over the golden clip (see `frame_errors`)."""
     low, high = runner.program.frame.range
     max_abs: list[float] = []
-    psnr: list[float | None] = []
+    psnr: list[float] = []
     outputs = runner.run(golden.frames, total=len(golden.frames))
     for output, expected in zip(outputs, golden.outputs, strict=True):
         worst, ratio = frame_errors([output], [expected], high - low)

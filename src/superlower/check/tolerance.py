@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from superlower.errors import BadInputError
 from superlower.program.model import Frame
@@ -36,9 +37,11 @@ def tolerance(precision: Precision, frame: Frame, override: float | None = None)
         override: what `--atol` gave.
 
     Raises:
-        BadInputError: no tolerance is known for the precision and none was given.
+        BadInputError: no tolerance is known for the precision and none was given; or one without end.
     """
     if override is not None:
+        if not isfinite(override):
+            raise BadInputError(f"--atol {override}: no output would ever differ; write a number")
         return Tolerance(override, "--atol")
     if precision not in _STEPS:
         raise BadInputError(f"no tolerance is known for {precision}: give one with --atol")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -75,7 +76,7 @@ def print_checks(checks: list[VariantCheck], culprits: dict[str, Culprit | None]
                 (
                     t,
                     *(
-                        f"{c.max_abs[t]:.2g} ({'identical' if (db := c.psnr_db[t]) is None else f'{db:.1f}'})"
+                        f"{c.max_abs[t]:.2g} ({'identical' if (db := c.psnr_db[t]) == inf else f'{db:.1f}'})"
                         for c in run
                     ),
                 )

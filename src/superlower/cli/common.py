@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import secrets
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from superlower import jsontext
 from superlower.errors import BadInputError, unknown_name
 from superlower.targets.base import Precision, Target
 from superlower.targets.catalog import target
@@ -46,7 +49,28 @@ PrecisionNames = Annotated[
 Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE; repeatable.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything made up.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-Atol = Annotated[float | None, typer.Option("--atol", help="Tolerance instead of the precision's own.")]
+
+
+def _positive(param: typer.CallbackParam, value: float | None) -> float | None:
+    if value is not None and not (isfinite(value) and value > 0):
+        raise BadInputError(f"{param.opts[0]} {value:g}: write a finite number above 0")
+    return value
+
+
+def _count(param: typer.CallbackParam, value: int) -> int:
+    if value < 0:
+        raise BadInputError(f"{param.opts[0]} {value}: write 0 or a number above")
+    return value
+
+
+Atol = Annotated[
+    float | None,
+    typer.Option("--atol", callback=_positive, help="Tolerance instead of the precision's own."),
+]
+Threads = Annotated[
+    int, typer.Option("--threads", callback=_count, help="CPU threads of an engine; 0: all cores.")
+]
+Timeout = Annotated[float, typer.Option("--timeout", callback=_positive, help="Seconds a build may take.")]
 
 
 class State:
@@ -80,9 +104,10 @@ class Bars:
             self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
-            self._finish()
+            if kind is None:
+                self._finish()
             self._bar.stop()
 
     def stage(self, title: str, total: int | None = None) -> None:
@@ -115,10 +140,8 @@ class Bars:
 
 
 def print_json(value: object) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.buffer.write(
-        msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2) + b"\n"
-    )
+    """One JSON document on stdout; a number that is none is a string there, as `jsontext` says."""
+    sys.stdout.buffer.write(msgspec.json.format(jsontext.encode(value, _plain), indent=2) + b"\n")
     sys.stdout.flush()
 
 
@@ -180,13 +203,13 @@ def parse_settings(texts: Iterable[str] | None) -> dict[str, str]:
 
 
 def parse_precisions(names: Iterable[str] | None) -> list[Precision]:
-    """Precisions by name; fp32 for none.
+    """Precisions by name, each once; fp32 for none.
 
     Raises:
         BadInputError: an unknown one.
     """
     found = []
-    for name in names or ["fp32"]:
+    for name in dict.fromkeys(names or ["fp32"]):
         if name not in list(Precision):
             raise unknown_name("precision", name, list(Precision))
         found.append(Precision(name))
@@ -207,9 +230,12 @@ def save_config(ctx: typer.Context, output: Path) -> None:
             lines.append(f"{name} = {text}\n")
     output = output.absolute()
     beside = output.with_name(f"{output.name}.config.toml")
-    aside = beside.with_name(f".{beside.name}.partial")
-    aside.write_text("".join(lines))
-    aside.replace(beside)
+    aside = beside.with_name(f".{beside.name}.partial-{secrets.token_hex(4)}")
+    try:
+        aside.write_text("".join(lines))
+        aside.replace(beside)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _toml(value: Any) -> str | None:

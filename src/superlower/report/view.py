@@ -25,9 +25,8 @@ def worst(values: Sequence[float]) -> float | None:
 
 
 def lowest_psnr(check: VariantCheck) -> float | None:
-    """The lowest PSNR over the frames in dB, NaN below all; None where every frame is identical."""
-    told = [value for value in check.psnr_db if value is not None]
-    return next((v for v in told if isnan(v)), min(told, default=None))
+    """The lowest PSNR over the frames in dB, NaN below all; infinity where every frame is identical."""
+    return next((v for v in check.psnr_db if isnan(v)), min(check.psnr_db, default=None))
 
 
 @dataclass(frozen=True)
