@@ -33,8 +33,10 @@ def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def interrupted(arguments: tuple[object, ...], begun: Callable[[], bool]) -> Outcome:
-    """Press Ctrl-C once `begun` says that the work is under way."""
+def interrupted(
+    arguments: tuple[object, ...], begun: Callable[[], bool], number: signal.Signals = signal.SIGINT
+) -> Outcome:
+    """Press Ctrl-C, or send another signal, once `begun` says that the work is under way."""
     child = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -47,7 +49,7 @@ def interrupted(arguments: tuple[object, ...], begun: Callable[[], bool]) -> Out
             assert child.poll() is None, child.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        child.send_signal(signal.SIGINT)
+        child.send_signal(number)
         stdout, stderr = child.communicate(timeout=60)
     finally:
         child.kill()
@@ -60,10 +62,17 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_video(tmp_path_factory.mktemp("endless") / "in.mp4", 12000)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("output", ["out.mp4", "out"])
-def test_ctrl_c_in_mid_video(output: str, upscaler_bundle: Path, endless: Path, tmp_path: Path) -> None:
+def test_stopped_in_mid_video(
+    output: str, number: signal.Signals, upscaler_bundle: Path, endless: Path, tmp_path: Path
+) -> None:
+    def begun() -> bool:
+        """More is there than a file's header: the first frames are through."""
+        return any(path.is_file() and path.stat().st_size > 100 for path in tmp_path.rglob("*"))
+
     arguments = ("upscale", upscaler_bundle, "-i", endless, "-o", tmp_path / output)
-    outcome = interrupted(arguments, lambda: any(name.startswith(f".{output}") for name in names(tmp_path)))
+    outcome = interrupted(arguments, begun, number)
     assert outcome.code == 130
     assert outcome.error == "stopped"
     assert names(tmp_path) == []
@@ -91,6 +100,33 @@ def test_ctrl_c_in_this_process(
     outcome = superlower("upscale", upscaler_bundle, "-i", source, "-o", tmp_path / "out")
     assert (outcome.code, outcome.error) == (130, "stopped")
     assert names(tmp_path) == ["in"]
+
+
+def test_an_interrupt_that_became_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Ctrl-C hits a native module that is being imported."""
+
+    def fail() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    monkeypatch.setattr(lists, "all_targets", fail)
+    before = signal.getsignal(signal.SIGTERM)
+    outcome = superlower("targets")
+    assert (outcome.code, outcome.error) == (130, "stopped")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_ignored_signals_stay_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(lists, "all_targets", lambda: signal.raise_signal(signal.SIGHUP) or [])
+    try:
+        outcome = superlower("targets")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert outcome.code == 0, outcome.stderr
 
 
 FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"

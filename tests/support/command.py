@@ -31,7 +31,13 @@ class Outcome:
 
     @property
     def error(self) -> str:
-        """The one line of the error."""
+        """The error, which is all that was said."""
+        assert len(self.stderr.splitlines()) == 1, self.stderr
+        return self.verdict
+
+    @property
+    def verdict(self) -> str:
+        """The one line of the error, which ends a report for people."""
         lines = [line for line in self.stderr.splitlines() if line.startswith("superlower: ")]
         assert len(lines) == 1, self.stderr
         assert "Traceback" not in self.stderr

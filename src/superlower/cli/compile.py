@@ -22,6 +22,8 @@ from superlower.cli.common import (
     PrecisionNames,
     Seed,
     TargetNames,
+    Threads,
+    Timeout,
     console,
     parse_bytes,
     parse_precisions,
@@ -54,11 +56,11 @@ def compile_(
     precisions: PrecisionNames = None,
     size: Annotated[str | None, typer.Option("--size", help="For an .onnx with free sizes.")] = None,
     mode: Annotated[str, typer.Option("--mode", help="latency or throughput.")] = "latency",
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads of an engine; 0: all cores.")] = 0,
+    threads: Threads = 0,
     state: Annotated[
         str, typer.Option("--state", help="Hidden states in the host's or the engine's memory.")
     ] = "host",
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds a build may take.")] = 1800.0,
+    timeout: Timeout = 1800.0,
     workspace: Annotated[
         str | None, typer.Option("--workspace", help="Builder's memory limit, as 2GB.")
     ] = None,
@@ -104,6 +106,10 @@ def compile_(
     extra = [_pass(name, options.settings) for name in before or ()]
     extra += [Surgery(script=script) for script in surgery or ()]
     if dry_run:
+        if json:
+            print_json(
+                {"output": output, "variants": [job.name for job in jobs], "graphs": list(loaded.graphs)}
+            )
         for job in jobs:
             console.print(f"would build {job.name}: graphs {', '.join(loaded.graphs)}")
         return

@@ -15,6 +15,9 @@ from superlower.cli.common import JsonFlag, print_json, print_table
 from superlower.frontends.fetch import default_cache
 from superlower.targets.catalog import target, targets
 
+_DEPENDENCIES = ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "av")
+"""Those of superlower itself whose versions explain most."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -53,11 +56,16 @@ def _facts() -> Iterator[tuple[str, str]]:
     cache = default_cache()
     near = next(p for p in (cache, *cache.parents) if p.exists())
     yield "cache", f"{cache} ({shutil.disk_usage(near).free / 1e9:.0f} GB free)"
-    for name in ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "av", "torch"):
+    for name in (*_DEPENDENCIES, "torch"):
         try:
             yield name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield name, f"not installed: pip install 'superlower[{name}]'"
+            remedy = (
+                "pip install --force-reinstall superlower"
+                if name in _DEPENDENCIES
+                else f"pip install 'superlower[{name}]'"
+            )
+            yield name, f"not installed: {remedy}"
     for sdk in backends():
         found = ", ".join(f"{k} {v}" for k, v in sdk.versions().items())
         yield f"backend {sdk.name}", sdk.missing() or found

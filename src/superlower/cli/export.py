@@ -59,6 +59,8 @@ def export(
     height, width = parse_size(size)
     architecture = driver.frontend(model)
     if dry_run:
+        if json:
+            print_json({"output": output, "model": architecture.name, "size": [height, width]})
         console.print(f"would export {architecture.title} at {height}x{width} to {output}")
         return
     with Bars() as bars:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import tomllib
 import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, cast
 
 import typer
@@ -109,26 +114,57 @@ def _read_config(path: Path) -> dict[str, Any]:
 def main() -> None:
     """Run the command line and exit with the documented code."""
     debug = "--log-level=debug" in sys.argv or ("--log-level", "debug") in pairwise(sys.argv)
-    try:
-        app(prog_name="superlower")
-    except SuperlowerError as error:
-        _fail(str(error), error.exit_code, debug)
-    except KeyboardInterrupt:
-        _fail("stopped", StoppedError.exit_code, debug)
-    except OSError as error:
+    with _stopping() as stopped:
+        try:
+            app(prog_name="superlower")
+        except (Exception, KeyboardInterrupt) as error:
+            message, code = _told(error)
+            # What was running then may have made another error of it: an import "fails to initialize".
+            if stopped:
+                message, code = "stopped", StoppedError.exit_code
+            _fail(message, code, debug)
+
+
+@contextmanager
+def _stopping() -> Iterator[list[int]]:
+    """Everything that asks the process to end raises KeyboardInterrupt, so that nothing half-written stays.
+
+    Signals that the caller ignores (nohup) stay ignored. The list holds those that came.
+    """
+    came: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    with ExitStack() as restored:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                    restored.callback(signal.signal, number, signal.signal(number, stop))
+        yield came
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, SuperlowerError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped", StoppedError.exit_code
+    if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where += ": the disk is full, free some space or choose another output"
-        _fail(f"{error.strerror or error}{where}", BadInputError.exit_code, debug)
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        _fail(f"unexpected {type(error).__name__}: {first}; --log-level debug shows where", 1, debug)
+        return f"{error.strerror or error}{where}", BadInputError.exit_code
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {first}; --log-level debug shows where", 1
 
 
 def _fail(message: str, code: int, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    console.print(f"superlower: {message}", style="red", markup=False, soft_wrap=True)
+    line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    console.print(f"superlower: {line}", style="red", markup=False, soft_wrap=True)
     sys.exit(code)
 
 

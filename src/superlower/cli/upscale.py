@@ -19,12 +19,19 @@ from superlower.cli.common import (
     print_json,
 )
 from superlower.driver import upscale as driver
-from superlower.media.clip import open_clip
+from superlower.errors import BadInputError
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command("upscale")(upscale)
+
+
+def _quality(value: int) -> int:
+    # What any encoder knows; the one that is chosen may know less.
+    if not 0 <= value <= 63:
+        raise BadInputError(f"--crf {value}: write 0 (best) to 63")
+    return value
 
 
 def upscale(
@@ -45,7 +52,9 @@ def upscale(
     ] = None,
     in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Calls at the same time.")] = 1,
     codec: Annotated[str, typer.Option("--codec", help="Video encoder.")] = "libx264",
-    crf: Annotated[int, typer.Option("--crf", help="Encoder's quality; lower is better.")] = 16,
+    crf: Annotated[
+        int, typer.Option("--crf", callback=_quality, help="Encoder's quality, 0 to 63; lower is better.")
+    ] = 16,
     pixel_format: Annotated[str | None, typer.Option("--pixel-format", help="As yuv420p.")] = None,
     settings: Settings = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
@@ -58,13 +67,26 @@ def upscale(
     """Upscale a video with BUNDLE's engines; sound, subtitles and frame times are kept."""
     bundle = Bundle.open(bundle_path)
     variant = bundle.pick(variant_name, backend_name)
-    limit = parse_bytes(max_memory)
+    limit, encoder_options = parse_bytes(max_memory), parse_settings(settings)
     if dry_run:
-        with open_clip(source) as clip:
-            count = clip.frames if frames is None or clip.frames is None else min(frames, clip.frames)
-            plan = driver.plan_chunks(
-                bundle.program, count, limit, chunk=chunk, look_ahead=look_ahead, in_flight=in_flight
-            )
+        plan = driver.plan(
+            bundle,
+            source,
+            output,
+            max_bytes=limit,
+            chunk=chunk,
+            look_ahead=look_ahead,
+            limit=frames,
+            in_flight=in_flight,
+            codec=codec,
+            crf=crf,
+            pixel_format=pixel_format,
+            codec_options=encoder_options,
+            overwrite=overwrite,
+            allow_damaged=allow_damaged,
+        )
+        if json:
+            print_json({"output": output, "variant": variant.name, "chunking": plan})
         console.print(f"would upscale {source} with {variant.name}: {_describe(plan)}")
         return
     with Bars() as bars:
@@ -81,7 +103,7 @@ def upscale(
             codec=codec,
             crf=crf,
             pixel_format=pixel_format,
-            codec_options=parse_settings(settings),
+            codec_options=encoder_options,
             overwrite=overwrite,
             allow_damaged=allow_damaged,
             progress=bars,
