@@ -258,6 +258,56 @@ def test_sessions_are_closed_when_a_later_engine_fails(
     assert closed == ["step"]
 
 
+def test_sessions_are_closed_when_loading_is_stopped(
+    recurrent_bundle: Path, copied: Callable[[Path], Path], install_backend: Callable[[Wrong], None]
+) -> None:
+    folder = copied(recurrent_bundle)
+    closed: list[str] = []
+
+    class Session:
+        def close(self) -> None:
+            closed.append("step")
+
+    class Stopped(Wrong):
+        def load(self, artifact, folder):
+            if folder.name == "zoom":
+                raise KeyboardInterrupt
+            return Session()
+
+    engine = msgspec.structs.replace(read(folder).variants[0].engines["step"], backend="wrong")
+    bundle = reseal(folder, backend="wrong", engines={"step": engine, "zoom": engine})
+    install_backend(Stopped())
+    with pytest.raises(KeyboardInterrupt):
+        bundle.load(bundle.manifest.variants[0])
+    assert closed == ["step"]
+
+
+def test_every_session_is_closed_even_if_one_cant_be(
+    recurrent_bundle: Path, copied: Callable[[Path], Path], install_backend: Callable[[Wrong], None]
+) -> None:
+    folder = copied(recurrent_bundle)
+    closed: list[str] = []
+
+    class Session:
+        def __init__(self, graph: str) -> None:
+            self.graph = graph
+
+        def close(self) -> None:
+            closed.append(self.graph)
+            raise RuntimeError(f"{self.graph} hangs")
+
+    class Stubborn(Wrong):
+        def load(self, artifact, folder):
+            return Session(folder.name)
+
+    engine = msgspec.structs.replace(read(folder).variants[0].engines["step"], backend="wrong")
+    bundle = reseal(folder, backend="wrong", engines={"step": engine, "zoom": engine})
+    install_backend(Stubborn())
+    with pytest.raises(RuntimeError, match="hangs"), open_runner(bundle, bundle.manifest.variants[0]):
+        pass
+    assert sorted(closed) == ["step", "zoom"]
+
+
 def test_a_moved_bundle_works(
     recurrent_bundle: Path, copied: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

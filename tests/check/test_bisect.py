@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +13,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper
 
-from superlower.backends.base import BuildOptions
+from superlower.backends.base import BuildOptions, Feeds, Outputs
 from superlower.backends.registry import backend
+from superlower.backends.session import PooledSession
 from superlower.bundle.bundle import Bundle, seal
-from superlower.check.bisect import Culprit, bisect
+from superlower.check.bisect import Culprit, _Search, bisect
 from superlower.check.crosscheck import check_variant
 from superlower.driver.compile import Job, compile_bundle
 from superlower.driver.export import golden_for
@@ -172,3 +176,57 @@ def test_states_inside_the_engine(tmp_path: Path) -> None:
     culprit = bisect(bundle, variant, golden, atol=0.0)
     assert culprit is not None
     assert culprit.graph == "step"
+
+
+def test_no_tensor_is_kept_longer_than_its_readers(
+    recurrent_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the eight calls makes two outputs, in the reference and in the engine."""
+    made: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+    run = PooledSession.run
+
+    def watched(self: PooledSession, feeds: Feeds) -> Outputs:
+        outputs = run(self, feeds)
+        made.extend(weakref.ref(array) for array in outputs.values())
+        alive.append(sum(ref() is not None for ref in made))
+        return outputs
+
+    monkeypatch.setattr(PooledSession, "run", watched)
+    bundle = Bundle.open(recurrent_bundle)
+    assert bisect(bundle, bundle.pick(), bundle.golden()) is None
+    assert (len(made), len(alive)) == (32, 16)
+    # The call's own four, the state that it reads, and the last call's until the next has answered.
+    assert max(alive) <= 8
+
+
+def test_sessions_are_closed_when_an_engine_fails(
+    recurrent_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[PooledSession] = []
+    close = PooledSession.close
+    monkeypatch.setattr(PooledSession, "close", lambda self: (closed.append(self), close(self))[1])
+    run, calls = PooledSession.run, itertools.count()
+
+    def failing(self: PooledSession, feeds: Feeds) -> Outputs:
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return run(self, feeds)
+
+    monkeypatch.setattr(PooledSession, "run", failing)
+    bundle = Bundle.open(recurrent_bundle)
+    with pytest.raises(KeyboardInterrupt):
+        bisect(bundle, bundle.pick(), bundle.golden())
+    assert len(set(closed)) == 2
+
+
+def test_a_graph_without_float_tensors_has_no_node_to_name() -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.INT32, [4])
+    nodes = [helper.make_node("Neg", ["x"], ["y"], name="neg")]
+    out = helper.make_tensor_value_info("y", TensorProto.INT32, [4])
+    proto = helper.make_model(helper.make_graph(nodes, "g", [value], [out]), ir_version=10)
+    feeds = {"x": np.arange(4, dtype=np.int32)}
+    model = ir.from_proto(proto)
+    ort = backend("onnxruntime")
+    search = _Search(ort, target("cpu"), BuildOptions(), model, feeds, LIMIT, lambda _: None)
+    assert search.first() is None

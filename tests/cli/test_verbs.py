@@ -11,7 +11,10 @@ import onnx
 import pytest
 
 from superlower.bundle.bundle import Bundle, seal
+from superlower.bundle.golden import GoldenClip
+from superlower.cli import check as check_module
 from superlower.cli.main import app
+from superlower.errors import BuildFailedError, UnsupportedOperatorError
 from superlower.media.images import read_png
 from superlower.program import analysis, files
 from superlower.program.model import TemporalModel
@@ -218,6 +221,29 @@ def test_an_engine_that_gives_no_number_is_infinitely_wrong(
     (check,) = superlower("check", recurrent_bundle, "--json").json["checks"]
     assert (set(check["max_abs"]), set(check["psnr_db"])) == ({0.0}, {"inf"})
     assert "0 (identical)" in superlower("check", recurrent_bundle).stderr
+
+
+@pytest.mark.parametrize("error", [BuildFailedError, UnsupportedOperatorError])
+def test_a_failed_bisection_keeps_the_report(
+    error: type[Exception], recurrent_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error("out of tactics")
+
+    monkeypatch.setattr(check_module, "bisect", failing)
+    golden = GoldenClip.load(recurrent_bundle / "golden.npz")
+    golden.outputs[3][0, 0, 0, 0] += 0.5
+    monkeypatch.setattr(Bundle, "golden", lambda _: golden)
+    outcome = superlower("check", recurrent_bundle, "--bisect", "--json")
+    assert outcome.code == 4
+    assert outcome.json["culprits"] == {"onnxruntime-cpu-fp32": {"reason": "out of tactics"}}
+    (check,) = outcome.json["checks"]
+    assert (check["passed"], len(check["max_abs"])) == (False, 8)
+    outcome = superlower("check", recurrent_bundle, "--bisect")
+    assert outcome.code == 4
+    assert "FAIL" in outcome.stderr
+    assert "onnxruntime-cpu-fp32: not bisected: out of tactics" in outcome.stderr
+    assert "onnxruntime-cpu-fp32 left tolerance" in outcome.verdict
 
 
 class TestConfig:

@@ -10,8 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
+from superlower.check.reference import reference_sessions
 from superlower.driver.export import Exported, compare, export, golden_for, golden_input, save
-from superlower.driver.reference import reference_sessions
 from superlower.errors import BadInputError, OutputsDifferError
 from superlower.program import files
 from superlower.program.interpret import interpret

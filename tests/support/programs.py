@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from superlower.program.model import Edge, Equation, Frame, Program, Stream
+from superlower.program.model import Edge, Equation, Frame, Program, Stream, TemporalModel
 
 Array = NDArray[np.generic]
 CHANNELS, SIDE = 1, 2
@@ -141,3 +141,30 @@ def programs(draw: st.DrawFn) -> Program:
         streams=streams,
         equations=tuple(order),
     )
+
+
+def keyframes() -> TemporalModel:
+    """A first graph for frame 0 and every fifth, another for the rest."""
+    key, rest = graph_name(1, 1, 0), graph_name(2, 1, 1)
+    program = Program(
+        name="keyframes",
+        frame=Frame(height=2, width=2, channels=1, color="y", scale=1),
+        streams={"frame": Stream(shape=(1, 1, "H", "W")), "output": Stream(shape=(1, 1, "H", "W"))},
+        equations=(
+            Equation(
+                name="key",
+                graph=key,
+                inputs={"x0": "frame[t]"},
+                outputs={"y0": "output"},
+                when="t % 5 == 4",
+            ),
+            Equation(
+                name="rest",
+                graph=rest,
+                inputs={"x0": "frame[t]", "x1": "output[t-1]"},
+                outputs={"y0": "output"},
+                when="t % 5 != 4",
+            ),
+        ),
+    )
+    return TemporalModel(program, {name: fixed_graph(name) for name in (key, rest)})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from superlower.bundle.manifest import (
     encode,
     record,
 )
-from superlower.errors import BadInputError, MissingSdkError, SuperlowerError, unknown_name
+from superlower.errors import BadInputError, MissingSdkError, unknown_name
 from superlower.program import files
 from superlower.program.model import Program, TemporalModel
 from superlower.targets.catalog import target
@@ -141,11 +142,11 @@ class Bundle:
         """A session for each graph of a variant.
 
         Raises:
-            SuperlowerError: the backend refuses an engine.
+            SuperlowerError: the backend refuses an engine; those loaded before it are closed.
         """
         sdk = backend(variant.backend)
         sessions: dict[str, Session] = {}
-        try:
+        with ExitStack() as unless_all_load:
             for graph, artifact in variant.engines.items():
                 if (artifact.backend, artifact.target) != (variant.backend, variant.target):
                     raise BadInputError(
@@ -153,11 +154,18 @@ class Bundle:
                         f"for {artifact.target}"
                     )
                 sessions[graph] = sdk.load(artifact, self.folder / VARIANT_FOLDER / variant.name / graph)
-        except SuperlowerError:
-            for session in sessions.values():
-                session.close()
-            raise
+                unless_all_load.callback(sessions[graph].close)
+            unless_all_load.pop_all()
         return sessions
+
+    @contextmanager
+    def opened(self, variant: Variant) -> Iterator[dict[str, Session]]:
+        """What `load` gives, for the length of a block: at its end every session is closed."""
+        with ExitStack() as stack:
+            sessions = self.load(variant)
+            for session in sessions.values():
+                stack.callback(session.close)
+            yield sessions
 
 
 def writing(folder: Path) -> AbstractContextManager[Path]:

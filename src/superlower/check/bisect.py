@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from superlower.backends.base import Backend, BuildOptions
+from superlower.backends.base import Backend, BuildOptions, Outputs, Session
 from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.golden import GoldenClip
 from superlower.bundle.manifest import Variant
+from superlower.check.reference import reference_sessions
 from superlower.ir import clone, infer_shapes
 from superlower.passes.pipelines import apply
-from superlower.program.interpret import interpret
+from superlower.program.model import TemporalModel
+from superlower.runtime.runner import Engine, Runner
 from superlower.targets.base import Target
 from superlower.targets.catalog import target
 
@@ -51,6 +54,13 @@ class Culprit:
     rebuilt: bool
 
 
+@dataclass(frozen=True)
+class NotBisected:
+    """Why a search came to nothing: the one-line message of the error that ended it."""
+
+    reason: str
+
+
 def bisect(
     bundle: Bundle,
     variant: Variant,
@@ -65,41 +75,121 @@ def bisect(
     can't hide behind an earlier one. The graph at fault is then built once more with every float tensor as an
     output, and compared node by node; should marking outputs make the error vanish (they end fusions),
     prefixes of the graph are built, halving: the node named is then the last of those that go wrong together.
+
+    Raises:
+        SuperlowerError: the graph at fault, or a part of it, can't be built or run.
     """
     sdk, where = backend(variant.backend), target(variant.target)
     model = bundle.model()
     low, high = model.program.frame.range
     limit = (variant.tolerance if atol is None else atol) / (high - low)
-    calls = _reference_calls(bundle, golden)
-    sessions = bundle.load(variant)
-    try:
-        for graph, index, feeds, outputs in calls:
-            on_step(f"{graph}, call {index}")
-            inside = {given for _, given in variant.engines[graph].stateful}
-            if inside and index == 0:
-                sessions[graph].reset()
-            found = sessions[graph].run({n: array for n, array in feeds.items() if n not in inside})
-            worst = max((_error(found[n], outputs[n]), n) for n in outputs if n in found)
-            if worst[0] > limit:
-                break
-        else:
-            return None
-    finally:
-        for session in sessions.values():
-            session.close()
-    legal, _ = apply(model.graphs[graph], sdk.legalize(where, variant.precision))
-    stored = variant.engines[graph]
+    wrong = _first_wrong(bundle, variant, model, golden, limit, on_step)
+    if wrong is None:
+        return None
+    legal, _ = apply(model.graphs[wrong.graph], sdk.legalize(where, variant.precision))
+    stored = variant.engines[wrong.graph]
     options = BuildOptions(
         precision=variant.precision, mode=stored.mode, threads=stored.threads, settings=stored.settings
     )
-    search = _Search(sdk, where, options, legal, feeds, limit, on_step)
-    node = search.first_marked() or search.first_by_prefix()
+    search = _Search(sdk, where, options, legal, wrong.feeds, limit, on_step)
+    node = search.first()
     if node is None:
-        return Culprit(graph, index, "", "", worst[1], worst[0], limit, rebuilt=False)
+        return Culprit(wrong.graph, wrong.index, "", "", wrong.tensor, wrong.error, limit, rebuilt=False)
     tensor = str(node.outputs[0].name)
-    return Culprit(
-        graph, index, str(node.name), node.op_type, tensor, search.errors[tensor], limit, rebuilt=True
-    )
+    error = search.errors[tensor]
+    return Culprit(wrong.graph, wrong.index, str(node.name), node.op_type, tensor, error, limit, rebuilt=True)
+
+
+@dataclass(eq=False)
+class _WrongCallError(Exception):
+    """A call whose engine leaves tolerance; raised to end the run that looks for it.
+
+    Attributes:
+        graph, index: which call.
+        feeds: the reference's, states included.
+        tensor, error: the output that is furthest off, and by how much.
+    """
+
+    graph: str
+    index: int
+    feeds: Feeds
+    tensor: str
+    error: float
+
+
+def _first_wrong(
+    bundle: Bundle,
+    variant: Variant,
+    model: TemporalModel,
+    golden: GoldenClip,
+    limit: float,
+    on_step: Callable[[str], None],
+) -> _WrongCallError | None:
+    """Run the reference over the golden clip and the variant's engines beside it, on the same inputs.
+
+    A runner runs it, which keeps no tensor longer than the equations need it.
+    """
+    with reference_sessions(model) as reference, bundle.opened(variant) as engines:
+        beside = {}
+        for graph, session in reference.items():
+            inside = frozenset(given for _, given in variant.engines[graph].stateful)
+            beside[graph] = Engine(_Beside(graph, session, engines[graph], inside, limit, on_step))
+        try:
+            for _ in Runner(model.program, beside).run(golden.frames, total=len(golden.frames)):
+                pass
+        except _WrongCallError as wrong:
+            return wrong
+    return None
+
+
+class _Beside:
+    """A reference session that holds an engine to each of its calls, and raises `_WrongCallError`.
+
+    Args:
+        graph: what both were built from.
+        reference, engine: sessions, which the caller closes.
+        inside: inputs that the engine keeps to itself.
+        limit: largest relative error of an output.
+        on_step: told of every call.
+    """
+
+    def __init__(
+        self,
+        graph: str,
+        reference: Session,
+        engine: Session,
+        inside: frozenset[str],
+        limit: float,
+        on_step: Callable[[str], None],
+    ) -> None:
+        self._graph, self._reference, self._engine = graph, reference, engine
+        self._inside, self._limit, self._on_step = inside, limit, on_step
+        self._calls = 0
+
+    def run(self, feeds: Feeds) -> Outputs:
+        index, self._calls = self._calls, self._calls + 1
+        self._on_step(f"{self._graph}, call {index}")
+        expected = self._reference.run(feeds)
+        if self._inside and index == 0:
+            self._engine.reset()
+        found = self._engine.run({n: array for n, array in feeds.items() if n not in self._inside})
+        error, tensor = max(
+            ((_error(found[n], expected[n]), n) for n in expected if n in found), default=(0.0, "")
+        )
+        if error > self._limit:
+            raise _WrongCallError(self._graph, index, dict(feeds), tensor, error)
+        return expected
+
+    def submit(self, feeds: Feeds) -> Future[Outputs]:
+        done: Future[Outputs] = Future()
+        done.set_result(self.run(feeds))
+        return done
+
+    def reset(self) -> None:
+        """The reference has its states in the host's memory."""
+
+    def close(self) -> None:
+        """Its sessions are the caller's."""
 
 
 class _Search:
@@ -125,13 +215,17 @@ class _Search:
             and node.outputs[0].dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
         ]
 
-    def first_marked(self) -> ir.Node | None:
+    def first(self) -> ir.Node | None:
+        """The first node out of tolerance; None if the graph, built anew, has none (or no float tensor)."""
+        return (self._first_marked() or self._first_by_prefix()) if self.nodes else None
+
+    def _first_marked(self) -> ir.Node | None:
         """The first node out of tolerance when all outputs are marked."""
         self.on_step(f"building with all {len(self.nodes)} tensors as outputs")
         self._compare(self.nodes)
         return next((n for n in self.nodes if self._wrong(n)), None)
 
-    def first_by_prefix(self) -> ir.Node | None:
+    def _first_by_prefix(self) -> ir.Node | None:
         """The first node at which the graph cut there goes wrong, by halving."""
         low, high = 0, len(self.nodes) - 1
         self._compare([self.nodes[high]])
@@ -174,29 +268,6 @@ def _run(
             return dict(session.run(feeds))
         finally:
             session.close()
-
-
-def _reference_calls(bundle: Bundle, golden: GoldenClip) -> list[tuple[str, int, Feeds, Mapping[str, Array]]]:
-    """Graph, index, feeds and outputs of every call over the golden clip, by ONNX Runtime."""
-    model = bundle.model()
-    sdk, cpu = backend("onnxruntime"), target("cpu")
-    calls: list[tuple[str, int, Feeds, Mapping[str, Array]]] = []
-    with tempfile.TemporaryDirectory(prefix="superlower-") as folder:
-        sessions = {}
-        for name, graph in model.graphs.items():
-            workdir = Path(folder) / name
-            workdir.mkdir()
-            sessions[name] = sdk.load(sdk.compile(graph, cpu, BuildOptions(), workdir), workdir)
-
-        def call(graph: str, feeds: Feeds) -> Mapping[str, Array]:
-            outputs = sessions[graph].run(feeds)
-            calls.append((graph, sum(c[0] == graph for c in calls), feeds, outputs))
-            return outputs
-
-        interpret(model.program, golden.frames, call)
-        for session in sessions.values():
-            session.close()
-    return calls
 
 
 def _error(found: Array, expected: Array) -> float:

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from superlower.bundle.bundle import Bundle
-from superlower.check.bisect import Culprit, bisect
+from superlower.check.bisect import Culprit, NotBisected, bisect
 from superlower.check.crosscheck import VariantCheck, check_variant
 from superlower.cli.common import Atol, Bars, JsonFlag, console, print_json, print_table
-from superlower.errors import MissingSdkError, OutputsDifferError, unknown_name
+from superlower.errors import MissingSdkError, OutputsDifferError, SuperlowerError, unknown_name
 
 
 def register(app: typer.Typer) -> None:
@@ -42,16 +42,19 @@ def check(
     ]
     golden = bundle.golden()
     checks: list[VariantCheck] = []
-    culprits: dict[str, Culprit | None] = {}
+    culprits: dict[str, Culprit | NotBisected | None] = {}
     with Bars() as bars:
         for variant in chosen:
             bars.stage(variant.name, len(golden.frames))
             checks.append(check_variant(bundle, variant, golden, atol=atol, on_frame=bars.advance))
             if bisect_failures and checks[-1].passed is False:
                 bars.stage(f"bisecting {variant.name}")
-                culprits[variant.name] = bisect(
-                    bundle, variant, golden, atol=atol, on_step=lambda step: bars.stage(f"  {step}")
-                )
+                try:
+                    culprits[variant.name] = bisect(
+                        bundle, variant, golden, atol=atol, on_step=lambda step: bars.stage(f"  {step}")
+                    )
+                except SuperlowerError as error:  # The verdicts are the report; this only explains one.
+                    culprits[variant.name] = NotBisected(str(error))
     if json:
         print_json({"checks": checks, "culprits": culprits})
     else:
@@ -65,7 +68,7 @@ def check(
         raise MissingSdkError(f"no variant of {bundle_path} runs on this machine: {checks[0].skipped}")
 
 
-def print_checks(checks: list[VariantCheck], culprits: dict[str, Culprit | None]) -> None:
+def print_checks(checks: list[VariantCheck], culprits: dict[str, Culprit | NotBisected | None]) -> None:
     """Errors by frame, verdicts, and what bisection found."""
     run = [c for c in checks if c.passed is not None]
     if run:
@@ -102,6 +105,8 @@ def print_checks(checks: list[VariantCheck], culprits: dict[str, Culprit | None]
             console.print(
                 f"{name}: every call agrees by itself; the error grows through the states", markup=False
             )
+        elif isinstance(culprit, NotBisected):
+            console.print(f"{name}: not bisected: {culprit.reason}")
         elif not culprit.rebuilt:
             console.print(
                 f"{name}: the stored engine of graph {culprit.graph} is off by {culprit.error:.2g} at call "

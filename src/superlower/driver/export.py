@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from superlower import plugins
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip, frame_errors, moving_texture
+from superlower.check.reference import reference_outputs
 from superlower.check.tolerance import tolerance
 from superlower.driver.progress import Progress, Silent, received
-from superlower.driver.reference import reference_outputs
 from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, unknown_name
 from superlower.frontends.base import ExportRequest, ZooFrontend
 from superlower.frontends.weights import fetch_weights

@@ -19,13 +19,9 @@ def open_runner(bundle: Bundle, variant: Variant, *, in_flight: int = 1) -> Iter
         variant: one of its variants, fit for this machine.
         in_flight: calls that may run at the same time.
     """
-    sessions = bundle.load(variant)
-    try:
+    with bundle.opened(variant) as sessions:
         engines = {
             graph: Engine(session, {given: made for made, given in variant.engines[graph].stateful})
             for graph, session in sessions.items()
         }
         yield Runner(bundle.program, engines, in_flight=in_flight)
-    finally:
-        for session in sessions.values():
-            session.close()
