@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from superlower.ir import constant_value
 from superlower.passes.base import Site
@@ -42,6 +43,43 @@ def test_shape_with_start_end_and_size() -> None:
     result = outcome(g.model(g.Add(g.Cast(tail, to=7), g.Size(x))), FoldConstants())
     assert result.ops == {"Constant": 1}
     assert result.after["out0"].tolist() == [124]
+
+
+def test_a_cast_to_the_type_of_an_input() -> None:
+    """What torch.onnx makes of Tensor.new_zeros when it doesn't optimise."""
+    g = GraphBuilder(constants_as_nodes=True)
+    x = g.input("x", 2, 3, dtype=ir.DataType.FLOAT16)
+    zeros = g.Expand(g.CastLike(g.const(0.25), g.Slice(x, g.ints(0), g.ints(1), g.ints(0))), g.ints(2, 3))
+    result = outcome(g.model(g.Add(x, zeros)), FoldConstants())
+    assert result.ops == {"Add": 1}
+    assert result.moved() == 0
+    (initializer,) = result.model.graph.initializers.values()
+    assert initializer.dtype == ir.DataType.FLOAT16
+
+
+@pytest.mark.parametrize("like", [False, True])
+def test_bf16_stays_bf16(like: bool) -> None:
+    """ONNX Runtime's CPU computes it in fp32; the graph's types must not follow."""
+    g = GraphBuilder(constants_as_nodes=True)
+    x = g.input("x", 2, dtype=ir.DataType.BFLOAT16)
+    number = g.const([1.003, 7.0])
+    model = g.model(g.Add(x, g.CastLike(number, x) if like else g.Cast(number, to=ir.DataType.BFLOAT16)))
+    assert FoldConstants().run(model).changed
+    assert [n.op_type for n in model.graph] == ["Add"]
+    (initializer,) = model.graph.initializers.values()
+    assert initializer.dtype == ir.DataType.BFLOAT16
+    assert initializer.const_value is not None
+    # Seven bits follow the point: steps of 1/128 above one.
+    assert initializer.const_value.numpy().astype(np.float32).tolist() == [1.0, 7.0]
+
+
+def test_a_cast_to_an_unknown_type_is_left() -> None:
+    g = GraphBuilder()
+    x = g.input("x", 1)
+    cast = g.CastLike(g.const([0.25]), x)
+    model = g.model(g.Add(x, cast))
+    model.graph.inputs[0].type = None
+    assert not FoldConstants().run(model).changed
 
 
 def test_unknown_sizes_are_left() -> None:

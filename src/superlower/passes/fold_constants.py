@@ -32,6 +32,7 @@ class FoldConstants(Pass):
 
         Range, Expand, Concat, ...   ->   one initializer where a computed value meets the rest of the graph
         Shape(x), sizes all known    ->   initializer
+        CastLike(1, x), type known   ->   initializer
 
     Each constant node is run by ONNX Runtime, without optimisations: the arithmetic is the one the graph
     would have done. Constant nodes become initializers; equal initializers are merged; nodes, initializers
@@ -77,7 +78,8 @@ class FoldConstants(Pass):
         return Applied(tuple(folded), tuple(refused))
 
     def _too_large(self, node: ir.Node) -> str | None:
-        shapes = [static_shape(v) for v in (*node.inputs, *node.outputs)]
+        inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+        shapes = [static_shape(v) for v in (*inputs, *node.outputs)]
         elements = max((math.prod(s) for s in shapes if s is not None), default=0)
         if elements <= self.max_elements or node.op_type in _SIZES:
             return None
@@ -90,6 +92,8 @@ class FoldConstants(Pass):
             sizes = static_shape(node.inputs[0])
             return None if sizes is None else [np.empty(sizes, np.bool_)]
         operands = [None if v is None else known.get(v, constant_value(v)) for v in node.inputs]
+        if node.op_type == "CastLike" and (like := node.inputs[1]) is not None and like.dtype is not None:
+            operands[1] = np.empty(0, like.dtype.numpy())
         missing = any(v is not None and a is None for v, a in zip(node.inputs, operands, strict=True))
         return None if missing else operands
 
@@ -113,7 +117,13 @@ def _run(node: ir.Node, operands: Sequence[Array | None], opset: int) -> list[Ar
     graph = ir.Graph(given, copy.outputs, nodes=[copy], opset_imports={"": opset}, name="constant")
     feeds = {f"x{i}": array for i, array in enumerate(operands) if array is not None}
     arrays = evaluate(ir.Model(graph, ir_version=IR_VERSION), feeds)
-    return [arrays[str(v.name)] for v in copy.outputs]
+    # bf16 comes back as fp32 that holds the rounded values.
+    return [
+        arrays[str(v.name)].astype(v.dtype.numpy())
+        if v.dtype == ir.DataType.BFLOAT16
+        else arrays[str(v.name)]
+        for v in copy.outputs
+    ]
 
 
 def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value, array: Array) -> None:
