@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -231,6 +232,25 @@ def test_a_limit_of_frames(make_bundle: MakeBundle, tmp_path: Path) -> None:
     upscale(bundle, bundle.pick(), save_folder(tmp_path / "pngs", 9), tmp_path / "out", limit=4)
     wanted = expected(bundle, [picture(t, 16, 16) for t in range(4)])
     assert all(map(np.array_equal, pngs(tmp_path / "out"), wanted))
+
+
+def test_a_limit_ends_the_sound_too(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """A whole run copies every packet, one of 4 frames those that begin before its end at 0.1 s."""
+    bundle, source = make_bundle(window()), save_video(tmp_path / "in.mkv", 9, sound=50)
+
+    def sound(path: Path) -> list[tuple[Fraction, bytes]]:
+        with av.open(str(path)) as container:
+            return [
+                (packet.pts * packet.time_base, bytes(packet))
+                for packet in container.demux(audio=0)
+                if packet.dts is not None
+            ]
+
+    for limit, name in ((None, "whole.mkv"), (4, "cut.mkv")):
+        upscale(bundle, bundle.pick(), source, tmp_path / name, limit=limit)
+    assert len(sound(source)) == 50
+    assert sound(tmp_path / "whole.mkv") == sound(source)
+    assert sound(tmp_path / "cut.mkv") == sound(source)[:5]
 
 
 def test_padding_is_cropped_from_the_output(make_bundle: MakeBundle, tmp_path: Path) -> None:

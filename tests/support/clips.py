@@ -21,18 +21,35 @@ def picture(index: int, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def save_video(
-    path: Path, count: int, height: int = 16, width: int = 16, *, step: int = 1, codec: str = "libx264"
+    path: Path,
+    count: int,
+    height: int = 16,
+    width: int = 16,
+    *,
+    step: int = 1,
+    codec: str = "libx264",
+    sound: int = 0,
 ) -> Path:
-    """A video of `count` pictures, `step` fortieths of a second apart; every fifth is shown twice as long."""
+    """A video of `count` pictures, `step` fortieths of a second apart; every fifth is shown twice as long.
+
+    Beside them, `sound` packets of 20 ms, in an .mkv.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=40, options={"qp": "10"})
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, 40)
+        heard = container.add_stream("pcm_s16le", rate=8000, layout="mono") if sound else None
         for index in range(count):
             frame = av.VideoFrame.from_ndarray(picture(index, height, width), format="rgb24")
             frame.pts, frame.time_base = step * (index + index // 5), Fraction(1, 40)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+        for index in range(sound):
+            block = av.AudioFrame.from_ndarray(
+                np.full((1, 160), index, np.int16), format="s16", layout="mono"
+            )
+            block.sample_rate, block.pts = 8000, 160 * index
+            container.mux(heard.encode(block))
     return path
 
 
