@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,25 +55,23 @@ def _onnxruntime(model: TemporalModel) -> CallGraph:
     return call
 
 
-def _compare(model: TemporalModel, frames: int, folder: Path) -> tuple[float, float, float]:
-    """Largest difference from ONNX Runtime, by the largest value; seconds to build and to run."""
+def _compare(model: TemporalModel, frames: int, folder: Path) -> float:
+    """Largest difference from ONNX Runtime, by the largest value."""
     backend, cpu = Tvm(), target("cpu")
     height, width = model.program.frame.padded
     rng = np.random.default_rng(0)
     still = rng.random((1, 3, height + 2 * frames, width + 2 * frames), dtype=np.float32)
     clip = [still[:, :, t : t + height, 2 * t : 2 * t + width] for t in range(frames)]
     clip = [np.ascontiguousarray(frame) for frame in clip]
-    started = time.monotonic()
     artifacts = {
         name: backend.compile(graph, cpu, BuildOptions(threads=2), folder / name)
         for name, graph in model.graphs.items()
     }
-    built = time.monotonic() - started
+    # TVM's naive loops take a step tens of times as long as these schedules do: none may be left to them.
+    assert [artifact.facts["unscheduled_functions"] for artifact in artifacts.values()] == [0, 0, 0]
     sessions = {name: backend.load(artifact, folder / name) for name, artifact in artifacts.items()}
     try:
-        started = time.monotonic()
         found = interpret(model.program, clip, lambda graph, feeds: sessions[graph].run(feeds))
-        ran = time.monotonic() - started
     finally:
         for session in sessions.values():
             session.close()
@@ -83,20 +80,13 @@ def _compare(model: TemporalModel, frames: int, folder: Path) -> tuple[float, fl
     size = max(float(np.abs(frame).max()) for frame in expected)
     assert size > 0.1
     error = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
-    print(f"largest value {size:.1f}, largest difference {error:.2e}")
-    return error / max(1.0, size), built, ran
+    return error / max(1.0, size)
 
 
 def test_one_block_over_three_frames(tmp_path: Path) -> None:
-    error, _, _ = _compare(_export(32, blocks=1), 3, tmp_path)
-    assert error <= 3 * STEP
+    assert _compare(_export(32, blocks=1), 3, tmp_path) <= 3 * STEP
 
 
 @pytest.mark.slow
 def test_thirty_blocks_over_eight_frames(tmp_path: Path) -> None:
-    error, built, ran = _compare(_export(64, blocks=30), 8, tmp_path)
-    size = sum(path.stat().st_size for path in tmp_path.glob("*/engine.so"))
-    print(f"relative {error:.2e}, built in {built:.1f} s, {size / 1e6:.1f} MB, 8 frames in {ran:.2f} s")
-    assert error <= 8 * STEP
-    # Without the default schedules a step of half as many blocks takes 17 s, and the clip over four minutes.
-    assert ran < 8 * 17 / 2
+    assert _compare(_export(64, blocks=30), 8, tmp_path) <= 8 * STEP
