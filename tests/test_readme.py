@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from superlower.frontends.fetch import fetch
+from superlower.frontends.zoo.basicvsr import BasicVsr
 from superlower.media.clip import open_clip
 from superlower.media.samples import SAMPLES
+from support.published import fetched
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -23,7 +24,7 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
     for line in block.strip().splitlines()
 ]
-NEEDS = {"openvino": "openvino", "rtx": "tensorrt_rtx", "export": "torch"}
+NEEDS = {"openvino": "openvino", "tensorrt-rtx": "tensorrt_rtx", "torch": "torch"}
 
 
 def test_there_are_commands() -> None:
@@ -32,10 +33,10 @@ def test_there_are_commands() -> None:
 
 
 def test_its_commands_run_in_order(tmp_path: Path) -> None:
-    for module in NEEDS.values():
-        pytest.importorskip(module)
-    carphone = SAMPLES["carphone"]
-    shutil.copy(fetch(carphone.location, sha256=carphone.sha256).path, tmp_path / "carphone.mp4")
+    for extra, module in NEEDS.items():
+        pytest.importorskip(module, reason=f"its commands need {module}: pip install 'superlower[{extra}]'")
+    fetched(BasicVsr.checkpoints[0])
+    shutil.copy(fetched(SAMPLES["carphone"]), tmp_path / "carphone.mp4")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in COMMANDS:
         ended = subprocess.run(
