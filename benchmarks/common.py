@@ -72,7 +72,7 @@ def build(
     *,
     blocks: int | None = None,
     clip: Path | None = None,
-    golden_frames: int = 4,
+    golden_frames: int = exporting.GOLDEN_FRAMES,
 ) -> Built:
     """Export BasicVSR and compile it in fp32 with a thread a physical core.
 

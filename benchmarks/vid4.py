@@ -38,7 +38,7 @@ def _clip(truth: Path, count: int | None, output: Path | None) -> None:
     with open_clip(truth) as clip:
         size = clip.height // SCALE, clip.width // SCALE
     with tempfile.TemporaryDirectory(prefix="superlower-") as folder, Bars() as bars:
-        built = build(Path(folder, "basicvsr.bundle"), size, BACKENDS, bars, golden_frames=8)
+        built = build(Path(folder, "basicvsr.bundle"), size, BACKENDS, bars)
         frames = read_truth(truth, built.bundle.program.frame, count)
         with pytorch_threads(physical_cores()):
             rows = measure(

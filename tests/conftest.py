@@ -46,7 +46,7 @@ def basicvsr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BasicVSR of one block with seeded weights at 64x64, exported through the command line."""
     pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'superlower[torch]'")
     folder = tmp_path_factory.mktemp("basicvsr") / "program"
-    options = ("--size", "64x64", "-w", "random:0", "--set", "blocks=1", "--frames", 3)
+    options = ("--size", "64x64", "-w", "random:0", "--set", "blocks=1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime, "build_in_subprocess", _in_this_process)
         outcome = superlower("export", "basicvsr", "-o", folder, *options)

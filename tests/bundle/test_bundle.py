@@ -182,7 +182,7 @@ def test_an_engine_of_another_openvino(tmp_path: Path, quick_builds: None) -> No
     pytest.importorskip("openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'")
     model = recurrent()
     job = Job(backend("openvino"), target("cpu"), Precision.FP32)
-    golden = golden_for(model, None, None, 2)
+    golden = golden_for(model, None, None)
     folder = compile_bundle(
         model, [job], golden, tmp_path / "b", options=BuildOptions(threads=1)
     ).bundle.folder

@@ -43,7 +43,7 @@ def compiled(
     return compile_bundle(
         model,
         [Job(backend(name), target("cpu"), precision)],
-        golden_for(model, None, None, 4),
+        golden_for(model, None, None),
         output,
         options=BuildOptions(threads=1),
         atol=1e6,
@@ -105,7 +105,7 @@ def test_the_first_call_that_is_wrong(tmp_path: Path, install_backend: Callable[
             weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros(weight.dims, np.float32), weight.name))
     model = model.with_graphs({"step": ir.from_proto(graph)})
     install_backend(Wrong("Tanh"))
-    golden = golden_for(model, None, None, 5)
+    golden = golden_for(model, None, None)
     golden = replace(golden, frames=(*(np.zeros_like(f) for f in golden.frames[:3]), *golden.frames[3:]))
     job = Job(backend("wrong"), target("cpu"), Precision.FP32)
     bundle = compile_bundle(model, [job], golden, tmp_path / "b", options=BuildOptions(threads=1), atol=1e6)

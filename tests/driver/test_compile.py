@@ -40,11 +40,11 @@ def jobs(*names: str, precision: Precision = FP32) -> list[Job]:
     return [Job(backend(name), target("cpu"), precision) for name in names]
 
 
-def compiled(model: TemporalModel, output: Path, *asked: Job, frames: int = 4, **options: object) -> Compiled:
+def compiled(model: TemporalModel, output: Path, *asked: Job, **options: object) -> Compiled:
     return compile_bundle(
         model,
         asked,
-        golden_for(model, None, None, frames),
+        golden_for(model, None, None),
         output,
         options=BuildOptions(threads=1),
         **options,
@@ -62,7 +62,7 @@ def test_variants_hold_what_was_asked_and_measured(tmp_path: Path) -> None:
     assert (first.name, second.name) == ("onnxruntime-cpu-fp32", "onnxruntime-cpu-fp16")
     for variant, limit in ((first, 0.001), (second, 2 / 255)):
         assert variant.measured is not None
-        assert len(variant.measured.max_abs) == 4
+        assert len(variant.measured.max_abs) == 8
         assert max(variant.measured.max_abs) <= variant.tolerance == pytest.approx(limit)
         assert variant.tolerance_reason
         assert variant.machine == {}
@@ -146,7 +146,7 @@ def test_nothing_is_left_of_a_stopped_build(tmp_path: Path, monkeypatch: pytest.
         assert any(tmp_path.iterdir())
         raise KeyboardInterrupt
 
-    model, golden = recurrent(), golden_for(recurrent(), None, None, 3)
+    model, golden = recurrent(), golden_for(recurrent(), None, None)
     (job,) = jobs("onnxruntime")
     monkeypatch.setattr("superlower.driver.compile._build", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -174,7 +174,7 @@ def test_settings_go_to_their_backend_alone(tmp_path: Path) -> None:
     bundle = compile_bundle(
         model,
         jobs("onnxruntime"),
-        golden_for(model, None, None, 2),
+        golden_for(model, None, None),
         tmp_path / "bundle",
         options=BuildOptions(threads=1, settings=settings),
     ).bundle
@@ -183,7 +183,7 @@ def test_settings_go_to_their_backend_alone(tmp_path: Path) -> None:
 
 
 def test_an_engine_wont_be_held_to_another_models_golden_clip(tmp_path: Path) -> None:
-    golden = golden_for(recurrent(8, 8), None, None, 2)
+    golden = golden_for(recurrent(8, 8), None, None)
     with pytest.raises(BadInputError, match=r"takes float32 \[1, 3, 16, 16\], not float32 \[1, 3, 8, 8\]"):
         compile_bundle(recurrent(), jobs("onnxruntime"), golden, tmp_path / "b", options=BuildOptions())
     assert empty(tmp_path)
@@ -203,7 +203,7 @@ def test_states_inside_openvino_over_two_clips(tmp_path: Path) -> None:
     """Eight frames, and again from the first: a state left over from the first clip would show."""
     pytest.importorskip("openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'")
     model = recurrent()
-    bundle = compiled(model, tmp_path / "bundle", *jobs("openvino"), frames=8, states_inside=True).bundle
+    bundle = compiled(model, tmp_path / "bundle", *jobs("openvino"), states_inside=True).bundle
     (variant,) = bundle.manifest.variants
     assert variant.engines["step"].stateful == (("tanh", "hidden"),)
     golden = bundle.golden()
@@ -370,7 +370,7 @@ def test_a_variant_that_cant_run_here_is_unchecked(
 def test_the_golden_outputs_are_the_models_own(tmp_path: Path) -> None:
     """A golden clip that the model doesn't reproduce: whoever made it, no engine passes."""
     model = recurrent()
-    golden = golden_for(model, None, None, 3)
+    golden = golden_for(model, None, None)
     shifted = replace(golden, outputs=tuple(o + np.float32(0.01) for o in golden.outputs))
     with pytest.raises(OutputsDifferError, match=r"by 0\.01 at frame"):
         compile_bundle(model, jobs("onnxruntime"), shifted, tmp_path / "b", options=BuildOptions(threads=1))

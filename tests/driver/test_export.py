@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from superlower.driver.export import Exported, compare, export, golden_for, gold
 from superlower.errors import BadInputError, OutputsDifferError
 from superlower.program import files
 from superlower.program.interpret import interpret
-from superlower.program.model import Frame
+from superlower.program.model import Frame, TemporalModel
 from support.clips import picture, save_folder, save_video
-from support.models import recurrent
+from support.models import bidirectional, recurrent, window
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 
@@ -59,8 +60,8 @@ def test_made_up_frames_depend_on_the_seed_alone() -> None:
 
 def test_graphs_that_differ_from_the_reference_are_an_error() -> None:
     model = recurrent()
-    golden = golden_for(model, None, None, 4)
-    assert compare(model, golden) == [0.0] * 4
+    golden = golden_for(model, None, None)
+    assert compare(model, golden) == [0.0] * 8
     graph = ir.to_proto(model.graphs["step"])
     (bias,) = (w for w in graph.graph.initializer if w.name == "last.bias")
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.002), bias.name))
@@ -73,13 +74,38 @@ def test_the_golden_clip_of_a_folder_is_used_unless_another_is_asked_for(tmp_pat
     model = recurrent()
     folder = tmp_path / "program"
     files.save_model(model, folder)
-    made = golden_for(model, folder, None, 2)
-    assert made.reference == "ONNX Runtime on the graphs as given"
+    made = golden_for(model, folder, None, 9)
+    assert (made.reference, len(made.frames)) == ("ONNX Runtime on the graphs as given", 9)
     kept = GoldenClip(made.frames, made.outputs, "mine", "my own code")
     kept.save(folder / GOLDEN_FILE)
-    assert golden_for(model, folder, None, 7).reference == "my own code"
-    clip = save_folder(tmp_path / "clip", 3)
-    assert golden_for(model, folder, clip, 3).source == "clip, first 3 frames"
+    for count in (None, 9):
+        assert golden_for(model, folder, None, count).reference == "my own code"
+    for count in (8, 10):
+        message = rf"golden\.npz holds 9 frames, not {count}: leave out --frames to use it, give a --clip"
+        with pytest.raises(BadInputError, match=message):
+            golden_for(model, folder, None, count)
+    clip = save_folder(tmp_path / "clip", 10)
+    assert golden_for(model, folder, clip).source == "clip, first 8 frames"
+    assert golden_for(model, folder, clip, 10).source == "clip, first 10 frames"
+
+
+@pytest.mark.parametrize("make", [recurrent, bidirectional])
+def test_a_model_with_states_is_held_to_eight_frames(
+    make: Callable[[], TemporalModel], tmp_path: Path
+) -> None:
+    model = make()
+    with pytest.raises(BadInputError, match=r"has 7 frames, too few for errors to grow in the hidden state"):
+        golden_for(model, None, None, 7)
+    made = golden_for(model, None, None, 8)
+    files.save_model(model, tmp_path / "program")
+    GoldenClip(made.frames[:7], made.outputs[:7], "", "").save(tmp_path / "program" / GOLDEN_FILE)
+    with pytest.raises(BadInputError, match=r"golden\.npz has 7 frames, too few .*: 8 is the least"):
+        golden_for(model, tmp_path / "program", None)
+
+
+def test_a_model_without_states_may_be_held_to_one_frame() -> None:
+    """Neighbouring frames aren't states: no error outlives them."""
+    assert len(golden_for(window(), None, None, 1).frames) == 1
 
 
 def test_basicvsr_is_exported_with_pytorchs_outputs(basicvsr_folder: Path) -> None:
@@ -88,7 +114,7 @@ def test_basicvsr_is_exported_with_pytorchs_outputs(basicvsr_folder: Path) -> No
     golden = GoldenClip.load(basicvsr_folder / GOLDEN_FILE)
     assert golden.reference == "PyTorch eager fp32"
     assert golden.source == "made up: drifting 1/f noise, seed 0"
-    assert len(golden.frames) == len(golden.outputs) == 3
+    assert len(golden.frames) == len(golden.outputs) == 8
     assert model.program.provenance["weights"] == "random:0"
     assert model.program.provenance["blocks"] == "1"
     assert max(compare(model, golden)) < 1e-4
@@ -97,7 +123,7 @@ def test_basicvsr_is_exported_with_pytorchs_outputs(basicvsr_folder: Path) -> No
 
 def test_nothing_is_written_if_not_all_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = recurrent()
-    made = Exported(model, golden_for(model, None, None, 2), [0.0, 0.0])
+    made = Exported(model, golden_for(model, None, None), [0.0] * 8)
     savez = np.savez
 
     def full(file: Path, **arrays: object) -> None:
@@ -126,7 +152,7 @@ def test_nothing_is_written_if_not_all_can_be(tmp_path: Path, monkeypatch: pytes
 
 def test_export_from_a_video(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'superlower[torch]'")
-    video = save_video(tmp_path / "clip.mp4", 3, 70, 72)
+    video = save_video(tmp_path / "clip.mp4", 8, 70, 72)
     stages: list[str] = []
 
     class Told:
@@ -136,11 +162,11 @@ def test_export_from_a_video(tmp_path: Path) -> None:
         def advance(self, note: str = "") -> None: ...
 
     options = {"blocks": "1"}
-    made = export(
-        "basicvsr", "random:7", 64, 64, options=options, clip=video, golden_frames=2, progress=Told()
-    )
-    assert made.golden.source == "clip.mp4, first 2 frames, centre crop"
-    assert len(made.max_abs) == len(made.golden.outputs) == 2
+    with pytest.raises(BadInputError, match="the golden clip has 7 frames, too few"):
+        export("basicvsr", "random:7", 64, 64, options=options, clip=video, golden_frames=7)
+    made = export("basicvsr", "random:7", 64, 64, options=options, clip=video, progress=Told())
+    assert made.golden.source == "clip.mp4, first 8 frames, centre crop"
+    assert len(made.max_abs) == len(made.golden.outputs) == 8
     assert stages[0] == "fetching weights"
     save(made, tmp_path / "program")
     again = files.load_model(tmp_path / "program")
@@ -168,7 +194,7 @@ def test_the_golden_clip_stands_for_the_program(basicvsr_folder: Path) -> None:
 
 def test_saving_to_the_working_folder_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = recurrent()
-    made = Exported(model, golden_for(model, None, None, 2), [0.0, 0.0])
+    made = Exported(model, golden_for(model, None, None), [0.0] * 8)
     save(made, tmp_path / "program")
     (tmp_path / "program" / "notes.txt").write_text("mine")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

@@ -38,7 +38,7 @@ MakeBundle = Callable[[TemporalModel], Bundle]
 def make_bundle(tmp_path: Path) -> MakeBundle:
     def make(model: TemporalModel) -> Bundle:
         job = Job(backend("onnxruntime"), target("cpu"), Precision.FP32)
-        golden = golden_for(model, None, None, 2)
+        golden = golden_for(model, None, None)
         output = tmp_path / f"{model.program.name}.bundle"
         return compile_bundle(model, [job], golden, output, options=BuildOptions(threads=1)).bundle
 

@@ -35,7 +35,7 @@ from superlower.cli.common import (
     save_config,
 )
 from superlower.driver import compile as driver
-from superlower.driver.export import GOLDEN_FRAMES, golden_for
+from superlower.driver.export import GOLDEN_FRAMES, MIN_RECURRENT_FRAMES, golden_for
 from superlower.errors import BadInputError, unknown_name
 from superlower.frontends import onnx_files
 from superlower.passes.base import Pass
@@ -76,7 +76,15 @@ def compile_(
     clip: Annotated[
         Path | None, typer.Option("--clip", help="Video or PNG folder for new golden frames.")
     ] = None,
-    frames: Annotated[int, typer.Option("--frames", min=1, help="New golden frames.")] = GOLDEN_FRAMES,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            "--frames",
+            min=1,
+            help=f"Golden frames, {MIN_RECURRENT_FRAMES} at least for a model with hidden states. Default: "
+            f"the program folder's own clip, else {GOLDEN_FRAMES} new ones.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="BACKEND.KEY=VALUE, or PASS.OPTION=VALUE of a --pass; repeatable."),

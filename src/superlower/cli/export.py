@@ -46,7 +46,14 @@ def export(
     clip: Annotated[
         Path | None, typer.Option("--clip", help="Video or PNG folder for the golden frames; else made up.")
     ] = None,
-    frames: Annotated[int, typer.Option("--frames", min=1, help="Golden frames.")] = driver.GOLDEN_FRAMES,
+    frames: Annotated[
+        int,
+        typer.Option(
+            "--frames",
+            min=1,
+            help=f"Golden frames, {driver.MIN_RECURRENT_FRAMES} at least for a model with hidden states.",
+        ),
+    ] = driver.GOLDEN_FRAMES,
     settings: Settings = None,
     seed: Seed = 0,
     dry_run: DryRun = False,

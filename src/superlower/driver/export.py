@@ -20,12 +20,15 @@ from superlower.frontends.base import ExportRequest, ZooFrontend
 from superlower.frontends.weights import fetch_weights
 from superlower.media.clip import open_clip
 from superlower.media.tensors import to_tensor
-from superlower.program import files
-from superlower.program.model import Frame, TemporalModel
+from superlower.program import analysis, files
+from superlower.program.model import Frame, Program, TemporalModel
 from superlower.targets.base import Precision
 
-GOLDEN_FRAMES = 8
-"""Recurrent error needs time to show (one frame hides nearly all of it)."""
+MIN_RECURRENT_FRAMES = 8
+"""Recurrent errors need time to show (one frame hides nearly all): fewer won't do for a model with states."""
+
+GOLDEN_FRAMES = MIN_RECURRENT_FRAMES
+"""Frames of a golden clip unless another number is asked for."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def export(
         seed: of made-up frames.
 
     Raises:
-        BadInputError: not a checkpoint, or of another architecture; a clip too small or too short.
+        BadInputError: not a checkpoint, or of another architecture; a clip too small or too short, or too few
+            golden frames.
         OutputsDifferError: the exported graphs differ from PyTorch.
     """
     progress = progress or Silent()
@@ -97,6 +101,7 @@ def export(
     )
     progress.stage("exporting to ONNX")
     model = architecture.export(request)
+    check_length(model.program, golden_frames)
     frames, source = golden_input(model.program.frame, golden_frames, clip, seed)
     progress.stage("PyTorch reference")
     outputs = architecture.reference(request)(frames)
@@ -160,11 +165,33 @@ def golden_input(
 
 
 def golden_for(
-    model: TemporalModel, folder: Path | None, clip: Path | None, count: int, seed: int = 0
+    model: TemporalModel, folder: Path | None, clip: Path | None, count: int | None = None, seed: int = 0
 ) -> GoldenClip:
-    """The golden clip of a program folder; for want of one, made with ONNX Runtime on the graphs as given."""
-    if folder is not None and clip is None and (folder / GOLDEN_FILE).is_file():
-        return GoldenClip.load(folder / GOLDEN_FILE)
+    """The golden clip of a program folder; for want of one, made with ONNX Runtime on the graphs as given.
+
+    Args:
+        model: the program and its graphs.
+        folder: its program folder, if it has one.
+        clip: video or folder of PNGs to take new golden frames from; None for the folder's own, or made up.
+        count: frames of a new clip; None for the folder's own, or `GOLDEN_FRAMES` new ones.
+        seed: of made-up frames.
+
+    Raises:
+        BadInputError: a clip too small or too short, or the folder's is, or isn't of `count` frames.
+    """
+    stored = None if folder is None or clip is not None else folder / GOLDEN_FILE
+    if stored is not None and stored.is_file():
+        golden = GoldenClip.load(stored)
+        if count not in (None, len(golden.frames)):
+            # Its first frames alone won't do: outputs may depend on any later frame.
+            raise BadInputError(
+                f"{stored} holds {len(golden.frames)} frames, not {count}: leave out --frames to use it, "
+                f"give a --clip for new ones, or export again"
+            )
+        check_length(model.program, len(golden.frames), str(stored))
+        return golden
+    count = GOLDEN_FRAMES if count is None else count
+    check_length(model.program, count)
     frames, source = golden_input(model.program.frame, count, clip, seed)
     outputs: Sequence[NDArray[np.generic]] = reference_outputs(model, frames)
     return GoldenClip(
@@ -173,3 +200,19 @@ def golden_for(
         source,
         "ONNX Runtime on the graphs as given",
     )
+
+
+def check_length(program: Program, count: int, what: str = "the golden clip") -> None:
+    """Refuse a golden clip too short for recurrent errors to show.
+
+    Raises:
+        BadInputError: the program has hidden states, and `count` is less than `MIN_RECURRENT_FRAMES`.
+    """
+    if count >= MIN_RECURRENT_FRAMES:
+        return
+    states = [name for name, facts in analysis.analyze(program).streams.items() if facts.state]
+    if states:
+        raise BadInputError(
+            f"{what} has {count} frames, too few for errors to grow in the hidden state '{states[0]}': "
+            f"{MIN_RECURRENT_FRAMES} is the least (--frames)"
+        )
