@@ -22,7 +22,7 @@ class Published(Protocol):
 
 
 def fetched(item: Published) -> Path:
-    """The file, verified; where it isn't cached and there is no network or no pip, skips the test saying so."""
+    """The file, verified; where it isn't cached and no network or pip is there, skips the test saying so."""
     try:
         return fetch(item.location, sha256=item.sha256).path
     except (BadInputError, MissingSdkError) as error:
