@@ -132,13 +132,13 @@ def warp_step_feeds() -> dict[str, Array]:
     return warp_step_inputs()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_warp_step() -> Callable[..., ir.Model]:
     """`warp_step` itself, for other sizes, blocks or seeds."""
     return warp_step
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_warp_step_inputs() -> Callable[..., dict[str, Array]]:
     """`warp_step_inputs` itself."""
     return warp_step_inputs

@@ -54,17 +54,15 @@ def assert_close(found: dict[str, Array], expected: dict[str, Array], relative: 
 
 
 @pytest.fixture(scope="module")
-def step(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Path, ir.Model, dict[str, Array]]:
+def step(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_warp_step: Callable[..., ir.Model],
+    make_warp_step_inputs: Callable[..., dict[str, Array]],
+) -> tuple[Artifact, Path, ir.Model, dict[str, Array]]:
     """One build for the tests that only run it."""
     folder = tmp_path_factory.mktemp("tvm-step")
-    conftest = sys.modules[_conftest_name()]
-    model, feeds = conftest.warp_step(), conftest.warp_step_inputs()
+    model, feeds = make_warp_step(), make_warp_step_inputs()
     return Tvm().compile(model, target("cpu"), BuildOptions(threads=2), folder), folder, model, feeds
-
-
-def _conftest_name() -> str:
-    """pytest imports conftest.py under a name of its own; the fixture functions' helpers are in it."""
-    return next(name for name, module in sys.modules.items() if hasattr(module, "warp_step_inputs"))
 
 
 @pytest.fixture
