@@ -1,0 +1,59 @@
+"""What a probe is: one operator in one setting, as a model, with inputs and its outputs in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from superlower.probes.key import Key, key_of
+
+Array = NDArray[np.generic]
+Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an SDK's outputs may be from the float64 ones, and where the number comes from.
+
+    Attributes:
+        absolute: largest |output - reference|.
+        reason: its derivation, for the dtype's rounding and the sizes of the case.
+    """
+
+    absolute: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One probe.
+
+    Attributes:
+        name: unique and stable: "GridSample/bilinear-zeros-corners/16/fp16/4k".
+        op: the operator probed.
+        model: makes the model: static shapes, values typed, the probed operator and, where it needs them,
+            constants. Its inputs and outputs have the case's dtype, cast from and to nothing.
+        feeds: makes the inputs from a seeded generator, in the model's own types.
+        reference: inputs widened to float64 (integers as they are) -> outputs in float64, by arithmetic of
+            our own, never by an SDK.
+        tolerance: what outputs are held to.
+        large: whether it is one of the wide frames, which tables keep apart and quick runs leave out.
+    """
+
+    name: str
+    op: str
+    model: Callable[[], ir.Model]
+    feeds: Callable[[np.random.Generator], dict[str, Array]]
+    reference: Callable[[Arrays], dict[str, Array]]
+    tolerance: Tolerance
+    large: bool = False
+
+    def key(self) -> Key:
+        """The probed node's key."""
+        model = self.model()
+        node = next(n for n in model.graph if n.op_type == self.op)
+        return key_of(node, model.opset_imports[node.domain])

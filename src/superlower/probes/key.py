@@ -1,0 +1,164 @@
+"""What of a node decides whether and how an SDK serves it: the key that probes and graphs are matched by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from superlower.ir import constant_value
+
+_DTYPES = {
+    ir.DataType.FLOAT: "fp32",
+    ir.DataType.FLOAT16: "fp16",
+    ir.DataType.BFLOAT16: "bf16",
+    ir.DataType.DOUBLE: "fp64",
+}
+_FREE_INTEGERS = frozenset({"to", "axis", "axes", "perm", "saturate", "seed"})
+"""Integer attributes that name a place or a type, not a way of computing."""
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """An operator in one setting.
+
+    Attributes:
+        op: as "GridSample" or "domain::Op".
+        since: version of the operator's definition (GridSample: 16, 20 or 22), 0 if the domain isn't ONNX's.
+        dtype: element type of the first floating-point input, else of the first input ("fp16", "int64").
+        setting: what else decides, sorted: attributes with their defaults filled in, presence of optional
+            inputs, ranks; ("mode=linear", "padding_mode=zeros").
+    """
+
+    op: str
+    since: int
+    dtype: str
+    setting: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """As shown to people and kept in tables: "GridSample-16 fp32 align_corners=0 mode=bilinear"."""
+        return " ".join((f"{self.op}-{self.since}", self.dtype, *self.setting))
+
+
+def key_of(node: ir.Node, opset: int) -> Key:
+    """A node's key; its values must be typed for it to tell types and ranks apart.
+
+    Args:
+        node: of any domain.
+        opset: the model's opset for the node's domain.
+    """
+    op = f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain) if opset else None
+    except onnx.defs.SchemaError:
+        schema = None
+    return Key(op, schema.since_version if schema else 0, _dtype(node), tuple(sorted(_setting(node, schema))))
+
+
+def _dtype(node: ir.Node) -> str:
+    types = [v.dtype for v in node.inputs if v is not None and v.dtype is not None]
+    chosen = next((t for t in types if t.is_floating_point()), types[0] if types else None)
+    if chosen is None:
+        return "untyped"
+    return _DTYPES.get(chosen, chosen.name.lower())
+
+
+def _setting(node: ir.Node, schema: onnx.defs.OpSchema | None) -> list[str]:
+    found = []
+    defaults = {} if schema is None else schema.attributes
+    for name in sorted({*node.attributes, *defaults}):
+        attribute = node.attributes.get(name)
+        if attribute is not None:
+            value = attribute.value
+        else:
+            given = (
+                onnx.helper.get_attribute_value(defaults[name].default_value)
+                if _has(defaults[name])
+                else None
+            )
+            value = given.decode() if isinstance(given, bytes) else given
+        told = _told(node, name, value)
+        if told is not None:
+            found.append(told)
+    found += [f"{name}={text}" for name, text in _facts(node).items()]
+    return found
+
+
+def _default(attribute: onnx.defs.OpSchema.Attribute) -> object:
+    if attribute.default_value.type == onnx.AttributeProto.UNDEFINED:
+        return None
+    value = onnx.helper.get_attribute_value(attribute.default_value)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _told(node: ir.Node, name: str, value: object) -> str | None:
+    """An attribute as part of a setting: names and switches as they are, of lists if they do anything."""
+    if isinstance(value, str):
+        return f"{name}={value}"
+    if isinstance(value, int) and name not in _FREE_INTEGERS:
+        return f"{name}={value if value in (0, 1) else 'n'}"
+    if isinstance(value, (list, tuple)) and name in ("dilations", "output_padding", "output_shape"):
+        idle = 1 if name == "dilations" else 0
+        return f"{name}=yes" if any(v != idle for v in value) else None
+    if isinstance(value, (list, tuple)) and name == "axes" and node.op_type == "Resize":
+        return "axes=yes"
+    return None
+
+
+def _facts(node: ir.Node) -> dict[str, str]:
+    """What decides besides attributes, operator by operator."""
+    rank = _rank(node, 0)
+    if node.op_type in ("Conv", "ConvTranspose", "GridSample", "AveragePool", "MaxPool"):
+        return {"rank": str(rank)}
+    if node.op_type == "DeformConv":
+        return {"rank": str(rank), "mask": _given(node, 4), "bias": _given(node, 3)}
+    if node.op_type == "Resize":
+        return {"rank": str(rank), **_resize(node)}
+    if node.op_type in ("Clip", "Gather", "GatherND", "ScatterND", "ScatterElements"):
+        return {"constant_indices": _constant(node, 1)} if node.op_type != "Clip" else {}
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        scale = node.inputs[1] if len(node.inputs) > 1 else None
+        per = (
+            "unknown"
+            if scale is None or scale.shape is None
+            else "tensor"
+            if len(scale.shape) == 0
+            else "axis"
+        )
+        zero = node.inputs[2] if len(node.inputs) > 2 else None
+        kind = "uint8" if zero is None or zero.dtype is None else zero.dtype.name.lower()
+        return {"per": per, "quantized": kind}
+    return {}
+
+
+def _resize(node: ir.Node) -> dict[str, str]:
+    sizes, scales = _present(node, 3), _present(node, 2)
+    if sizes is not None:
+        return {"by": "sizes" if constant_value(sizes) is not None else "computed-sizes"}
+    factors = None if scales is None else constant_value(scales)
+    data = node.inputs[0]
+    if factors is None or data is None or data.shape is None or not data.shape.is_static():
+        return {"by": "computed-scales"}
+    made = [float(f) * int(n) for f, n in zip(factors.reshape(-1), data.shape.numpy(), strict=False)]
+    return {"by": "scales" if all(size == int(size) for size in made) else "fractional-scales"}
+
+
+def _present(node: ir.Node, index: int) -> ir.Value | None:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    constant = constant_value(value)
+    return None if constant is not None and constant.size == 0 else value
+
+
+def _given(node: ir.Node, index: int) -> str:
+    return "yes" if _present(node, index) is not None else "no"
+
+
+def _constant(node: ir.Node, index: int) -> str:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return "yes" if constant_value(value) is not None else "no"
+
+
+def _rank(node: ir.Node, index: int) -> int:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return 0 if value is None or value.shape is None else len(value.shape)
