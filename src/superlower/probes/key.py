@@ -72,12 +72,7 @@ def _setting(node: ir.Node, schema: onnx.defs.OpSchema | None) -> list[str]:
         if attribute is not None:
             value = attribute.value
         else:
-            given = (
-                onnx.helper.get_attribute_value(defaults[name].default_value)
-                if _has(defaults[name])
-                else None
-            )
-            value = given.decode() if isinstance(given, bytes) else given
+            value = _default(defaults[name]) if name in defaults else None
         told = _told(node, name, value)
         if told is not None:
             found.append(told)
