@@ -146,9 +146,9 @@ def test_time_limit_kills_the_child_and_what_it_started(tmp_path: Path) -> None:
         wait_until(lambda pid=pid: gone(pid), f"the end of process {pid}")
 
 
-def hanging_parent(workdir: Path) -> subprocess.Popen[str]:
+def hanging_parent(workdir: Path, before: str = "") -> subprocess.Popen[str]:
     script = (
-        "import sys, pathlib\n"
+        f"import sys, pathlib\n{before}\n"
         "from superlower.backends.process import build_in_subprocess as build\n"
         "build('child_functions:hang', {}, pathlib.Path(sys.argv[1]), backend='demo', timeout_s=300)"
     )
@@ -165,6 +165,30 @@ def hanging_parent(workdir: Path) -> subprocess.Popen[str]:
 def test_ctrl_c_kills_the_child_and_what_it_started(tmp_path: Path) -> None:
     parent = hanging_parent(tmp_path)
     parent.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in parent.communicate(timeout=30)[1]
+    for pid in pids_in(tmp_path):
+        wait_until(lambda pid=pid: gone(pid), f"the end of process {pid}")
+
+
+SLOW_TO_START = """
+import subprocess, time
+class SlowPopen(subprocess.Popen):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        while not pathlib.Path(sys.argv[1], "interrupted").is_file():
+            time.sleep(0.01)
+subprocess.Popen = SlowPopen
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_child_is_being_started_leaves_no_process(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    handler = "import signal\nsignal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+    parent = hanging_parent(tmp_path, handler + SLOW_TO_START)
+    parent.send_signal(number)
+    (tmp_path / "interrupted").touch()
     assert "KeyboardInterrupt" in parent.communicate(timeout=30)[1]
     for pid in pids_in(tmp_path):
         wait_until(lambda pid=pid: gone(pid), f"the end of process {pid}")

@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
+from typing import Any, Self
 
 import msgspec
 
@@ -59,7 +62,7 @@ def build_in_subprocess(
     # -P: what lies in the working folder is no module.
     worker = [sys.executable, "-P", "-m", "superlower.backends.worker"]
     command = [*worker, function, str(request_file), str(result_file), str(os.getpid())]
-    with log.open("ab") as sink:
+    with log.open("ab") as sink, _HeldSignals() as held:
         child = subprocess.Popen(
             command,
             cwd=workdir,
@@ -70,6 +73,7 @@ def build_in_subprocess(
             start_new_session=True,
         )
         try:
+            held.release()
             code = child.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise BuildFailedError(
@@ -98,6 +102,35 @@ def build_in_subprocess(
             message = f"{message}; log: {_keep_log(log, backend)}"
         raise kind(message)
     return result
+
+
+class _HeldSignals:
+    """Holds Ctrl-C and SIGTERM back until `release`: a child that is started is known before either ends us.
+
+    Does nothing outside the main thread, which alone is interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Any] = {}
+        self._came: list[tuple[int, FrameType | None]] = []
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if callable(signal.getsignal(number)):
+                    self._handlers[number] = signal.signal(number, lambda *came: self._came.append(came))
+        return self
+
+    def release(self) -> None:
+        """Give the signals their handlers back, and those that came meanwhile to them."""
+        handlers, self._handlers = self._handlers, {}
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in self._came:
+            handlers[number](number, frame)
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def _last_line(log: Path) -> str:
