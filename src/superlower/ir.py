@@ -89,6 +89,16 @@ def constant_scalar(value: ir.Value | None) -> float | None:
     return float(array.reshape(())[()]) if array is not None and array.size == 1 else None
 
 
+def node_name(node: ir.Node) -> str:
+    """The node's name, or where it has none its first output's."""
+    return node.name or next((value.name for value in node.outputs if value.name), "") or node.op_type
+
+
+def node_op(node: ir.Node) -> str:
+    """Operator as "GridSample" or "domain::Op"."""
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
 def io_shapes(model: ir.Model) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Static shapes of the graph's inputs and outputs, by name; a symbolic size reads as -1."""
 

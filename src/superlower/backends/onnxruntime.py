@@ -25,7 +25,7 @@ from superlower.backends.sdk import (
 )
 from superlower.backends.session import PooledSession, Port
 from superlower.errors import BadInputError, BuildFailedError, UnsupportedOperatorError, unknown_name
-from superlower.ir import clone, infer_shapes, load, save, serialize
+from superlower.ir import clone, infer_shapes, load, node_name, save, serialize
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
@@ -249,6 +249,4 @@ def _computed_in_fp32(model: ir.Model) -> set[str]:
         for name in node.output
         if name.startswith(prefix)
     }
-    return {
-        probe.node_name(node) for node in model.graph if any(value.name in cast for value in node.outputs)
-    }
+    return {node_name(node) for node in model.graph if any(value.name in cast for value in node.outputs)}

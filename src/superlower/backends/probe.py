@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from superlower.backends.base import NodeSupport, Support
-from superlower.ir import clone, constant_value, infer_shapes
+from superlower.ir import clone, constant_value, infer_shapes, node_name, node_op
 from superlower.passes.base import Pass
 
 Ask = Callable[[ir.Model], str | None]
@@ -19,16 +19,6 @@ Ask = Callable[[ir.Model], str | None]
 # of which there is one an axis. Those of weights and biases don't.
 _TELLING_INTEGERS = 64
 _TELLING_FLOATS = 4
-
-
-def node_name(node: ir.Node) -> str:
-    """The node's name, or where it has none its first output's."""
-    return node.name or next((value.name for value in node.outputs if value.name), "") or node.op_type
-
-
-def node_op(node: ir.Node) -> str:
-    """Operator as "GridSample" or "domain::Op"."""
-    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
 
 
 def native(model: ir.Model) -> list[NodeSupport]:

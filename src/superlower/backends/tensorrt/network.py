@@ -15,8 +15,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from superlower.backends.probe import node_name
 from superlower.backends.tensorrt.layers import Sampler, type_name
+from superlower.ir import node_name
 
 _GRID_MODES = {
     "bilinear": "LINEAR",

@@ -28,7 +28,7 @@ from superlower.backends.tensorrt.rtx_runtime import RtxContexts, kernel_cache
 from superlower.backends.tensorrt.rules import breaches
 from superlower.backends.tensorrt.session import EngineSession
 from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError, unknown_name
-from superlower.ir import clone, infer_shapes, io_shapes, save
+from superlower.ir import clone, infer_shapes, io_shapes, node_name, node_op, save
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
@@ -278,7 +278,7 @@ def _from_table(model: ir.Model, target: Target, precision: Precision) -> list[N
     limited = {id(b.node): b.rule for b in breaches(model.graph, RULES, target.compute_capability or 0)}
     found = []
     for node in model.graph:
-        name, op = probe.node_name(node), probe.node_op(node)
+        name, op = node_name(node), node_op(node)
         refusal = next((r.reason for r in REFUSED if r.holds(node)), None)
         rule = limited.get(id(node))
         if node.domain and (node.domain, node.op_type, node.overload) not in model.functions:

@@ -10,8 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from superlower.backends.probe import node_name, node_op
-from superlower.ir import constant_value
+from superlower.ir import constant_value, node_name, node_op
 
 
 def silent_error(node: ir.Node) -> str | None:
