@@ -28,6 +28,11 @@ class Tolerance:
     reason: str
 
 
+def widen(array: Array) -> Array:
+    """A floating-point array, bfloat16 too, as float64; integers and booleans as they are."""
+    return array if array.dtype.kind in "iub" else array.astype(np.float64)
+
+
 @dataclass(frozen=True)
 class Case:
     """One probe.
@@ -57,3 +62,28 @@ class Case:
         model = self.model()
         node = next(n for n in model.graph if n.op_type == self.op)
         return key_of(node, model.opset_imports[node.domain])
+
+    def expected(self, feeds: Arrays) -> dict[str, Array]:
+        """The outputs in float64 (integers and booleans as they are) for inputs in the model's own types."""
+        return self.reference({name: widen(array) for name, array in feeds.items()})
+
+    def error(self, feeds: Arrays, outputs: Arrays) -> float:
+        """Largest |output - reference| over all outputs.
+
+        Infinite where an output is absent, of another shape, or not a number where a number is due.
+        """
+        worst = 0.0
+        for name, expected in self.expected(feeds).items():
+            found = outputs.get(name)
+            if found is None or found.shape != expected.shape:
+                return float("inf")
+            with np.errstate(invalid="ignore"):
+                apart = np.abs(widen(found).astype(np.float64) - expected.astype(np.float64))
+            same = (widen(found) == expected) | (np.isnan(apart) & _both_nan(found, expected))
+            apart = np.where(same, 0.0, apart)
+            worst = max(worst, float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0)))
+        return worst
+
+
+def _both_nan(found: Array, expected: Array) -> NDArray[np.bool_]:
+    return np.isnan(widen(found).astype(np.float64)) & np.isnan(expected.astype(np.float64))
