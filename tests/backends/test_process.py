@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from superlower.backends.process import LOG, build_in_subprocess, log_folder
+from superlower.backends.process import LOG, build_in_subprocess, building_here, log_folder
 from superlower.errors import BuildFailedError, MissingSdkError
 
 HERE = Path(__file__).parent
@@ -202,3 +202,14 @@ def test_a_killed_parent_takes_its_child_along(tmp_path: Path) -> None:
     child, grandchild = pids_in(tmp_path)
     wait_until(lambda: gone(child), "the child's end")
     os.kill(grandchild, signal.SIGKILL)  # Nothing but the test knows it any more.
+
+
+def test_a_child_may_build_in_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+    with building_here():
+        assert build("double", tmp_path, numbers=[1, 2.5])["cwd"] == os.getcwd()
+        with pytest.raises(MissingSdkError, match=r"^frobnicator isn't installed"):
+            build("refuse", tmp_path)
+        with pytest.raises(BuildFailedError, match=r"^ZeroDivisionError: division by zero$"):
+            build("divide", tmp_path)
+    assert build("double", tmp_path, numbers=[])["cwd"] == str(tmp_path)

@@ -43,12 +43,14 @@ class NodeSupport:
         op: operator as "GridSample" or "domain::Op".
         support: how it is served.
         detail: for REWRITTEN the pass's name, for FALLBACK and UNSUPPORTED the reason.
+        source: who says so where it isn't the SDK: "table: TITLE", and what was probed if not just this.
     """
 
     node: str
     op: str
     support: Support
     detail: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class BuildOptions:
         stateful: keep hidden states inside the engine, where the backend can (see `keeps_states`); pairs of
             graph (output name, input name), empty for host states.
         settings: further SDK settings by their own names (`--set openvino.KEY=VALUE`).
+        raw: build whatever the SDK takes, without superlower's own refusals of what the SDK is known to get
+            wrong. For probes, which find that out.
     """
 
     precision: Precision = Precision.FP32
@@ -73,6 +77,7 @@ class BuildOptions:
     memory_bytes: int = 0
     stateful: tuple[tuple[str, str], ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    raw: bool = False
 
 
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

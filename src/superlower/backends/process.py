@@ -11,7 +11,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -19,9 +20,26 @@ from typing import Any, Self
 import msgspec
 
 from superlower import errors
+from superlower.backends import worker
 from superlower.errors import BuildFailedError, SuperlowerError
 
 LOG = "build.log"
+
+_here: ContextVar[bool] = ContextVar("building_here", default=False)
+
+
+@contextlib.contextmanager
+def building_here() -> Iterator[None]:
+    """Builds of the block run in this process: for one that is itself a child and makes many of them.
+
+    An SDK is then imported once. What it does to the process it does to them all: whoever started the process
+    must survive its death, and keep the time limits.
+    """
+    token = _here.set(True)
+    try:
+        yield
+    finally:
+        _here.reset(token)
 
 
 def log_folder() -> Path:
@@ -56,12 +74,15 @@ def build_in_subprocess(
         BuildFailedError: it crashed, was killed by a signal or ran out of time; a copy of the log is kept.
     """
     workdir = workdir.resolve()
+    if _here.get():
+        with _environment(env or {}):
+            return _returned(worker.call(function, msgspec.json.encode(request), workdir), None, backend)
     request_file, result_file, log = workdir / "request.json", workdir / "result.json", workdir / LOG
     request_file.write_bytes(msgspec.json.encode(request))
     result_file.unlink(missing_ok=True)
     # -P: what lies in the working folder is no module.
-    worker = [sys.executable, "-P", "-m", "superlower.backends.worker"]
-    command = [*worker, function, str(request_file), str(result_file), str(os.getpid())]
+    python = [sys.executable, "-P", "-m", worker.__name__]
+    command = [*python, function, str(request_file), str(result_file), str(os.getpid())]
     with log.open("ab") as sink, _HeldSignals() as held:
         child = subprocess.Popen(
             command,
@@ -90,15 +111,35 @@ def build_in_subprocess(
         raise BuildFailedError(
             f"{backend} build crashed ({how}): {_last_line(log)}; log: {_keep_log(log, backend)}"
         )
-    result: dict[str, object] = msgspec.json.decode(result_file.read_bytes(), type=dict[str, object])
+    returned = result_file.read_bytes()
     request_file.unlink(missing_ok=True)
     result_file.unlink(missing_ok=True)
+    return _returned(returned, log, backend)
+
+
+@contextlib.contextmanager
+def _environment(added: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _returned(returned: bytes, log: Path | None, backend: str) -> dict[str, object]:
+    """What the function returned; what it raised is raised again, with the log it left, if one."""
+    result: dict[str, object] = msgspec.json.decode(returned, type=dict[str, object])
     if "error" in result:
         kind = getattr(errors, str(result["error"]), None)
         if not (isinstance(kind, type) and issubclass(kind, SuperlowerError)):
             kind = BuildFailedError  # A plug-in's own error.
         message = str(result["message"])
-        if kind is BuildFailedError:
+        if kind is BuildFailedError and log is not None:
             message = f"{message}; log: {_keep_log(log, backend)}"
         raise kind(message)
     return result

@@ -20,22 +20,27 @@ _PR_SET_PDEATHSIG = 1
 def main(function: str, request_file: str, result_file: str, parent: str) -> int:
     """Run the function and leave its result, or its error by type and message, as JSON."""
     _die_with(int(parent))
+    result = call(function, Path(request_file).read_bytes(), Path(request_file).parent)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    aside = Path(f"{result_file}.part")
+    aside.write_bytes(result)
+    aside.replace(result_file)
+    return 0
+
+
+def call(function: str, request: bytes, workdir: Path) -> bytes:
+    """Call "module:function" with a JSON request; its result, or its error by type and message, as JSON."""
     module, _, name = function.partition(":")
-    request = msgspec.json.decode(Path(request_file).read_bytes())
     try:
-        result = getattr(importlib.import_module(module), name)(request, Path(request_file).parent)
+        result = getattr(importlib.import_module(module), name)(msgspec.json.decode(request), workdir)
     except SuperlowerError as error:
         result = {"error": type(error).__name__, "message": str(error)}
     except Exception as error:
         traceback.print_exc()
         reason = (str(error).strip().splitlines() or [""])[0][:300]
         result = {"error": "BuildFailedError", "message": f"{type(error).__name__}: {reason}"}
-    sys.stdout.flush()
-    sys.stderr.flush()
-    aside = Path(f"{result_file}.part")
-    aside.write_bytes(msgspec.json.encode(result))
-    aside.replace(result_file)
-    return 0
+    return msgspec.json.encode(result)
 
 
 def _die_with(parent: int) -> None:
