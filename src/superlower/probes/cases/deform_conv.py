@@ -22,7 +22,7 @@ from superlower.probes.cases._build import (
 )
 from superlower.probes.cases._sampling import sample
 
-_BATCH, _IN, _OUT = 2, 4, 6
+_BATCH, _OUT = 2, 6
 _HEIGHT, _WIDTH = 8, 10
 
 
@@ -40,6 +40,11 @@ class _Form:
     mask: bool = True
     bias: bool = True
     reach: float = 2.0
+
+    @property
+    def channels(self) -> int:
+        """Of the image: as few as the groups allow, for tolerances grow with them."""
+        return max(2 * self.group, self.offset_group)
 
     @property
     def output(self) -> tuple[int, int]:
@@ -95,12 +100,12 @@ def cases() -> Iterator[Case]:
 
 def _case(form: _Form, opset: int, kind: Kind) -> Case:
     taps = form.kernel[0] * form.kernel[1]
-    weight = weights(kind, _OUT, _IN // form.group, *form.kernel)
+    weight = weights(kind, _OUT, form.channels // form.group, *form.kernel)
     bias = weights(kind, _OUT) if form.bias else None
     offsets = (_BATCH, form.offset_group * taps * 2, *form.output)
     masks = (_BATCH, form.offset_group * taps, *form.output)
     inputs: list[Input] = [
-        uniform(kind, _BATCH, _IN, _HEIGHT, _WIDTH),
+        uniform(kind, _BATCH, form.channels, _HEIGHT, _WIDTH, low=0.0),
         weight,
         uniform(kind, *offsets, low=-form.reach, high=form.reach),
         bias,
@@ -144,9 +149,9 @@ def _tolerance(form: _Form, kind: Kind, weight: Fixed, bias: Fixed | None) -> To
     # A bilinear sample takes 12 roundings, the mask 1; the sum one a term and the bias.
     rounding = (terms + 14) * kind.roundoff * (total + 1.0 * (bias is not None))
     return Tolerance(
-        rounding + total * 2 * 2 * position,
+        rounding + total * 2 * position,
         f"{rounding:.1e} for {terms} terms whose |weights| sum to {total:.2g}, and samples {position:.1e} px "
-        f"off along 2 axes of an image in [-1, 1]",
+        f"off along 2 axes of an image in [0, 1]",
     )
 
 
