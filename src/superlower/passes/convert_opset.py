@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from superlower.ir import OPSET
+from superlower.passes._opset_down import lower_opset
 from superlower.passes._rules import tidy
 from superlower.passes.base import Applied, Pass, Site
 
@@ -20,8 +21,9 @@ class ConvertOpset(Pass):
 
         opset_import {"": 18}   ->   opset_import {"": 19}, operators adapted
 
-    By onnxscript's version converter, which knows opsets from 18 on, and no way back: other steps are
-    refused. A graph already there is left alone.
+    Upwards by onnxscript's version converter, which knows opsets from 18 on. Downwards where every operator
+    has an older definition that means the same for the node (see `_opset_down`); GridSample's modes are
+    spelled anew. Other steps are refused. A graph already there is left alone.
 
     Attributes:
         opset: the opset wanted.
@@ -38,13 +40,17 @@ class ConvertOpset(Pass):
         where = model.graph.name or "graph"
         if old == self.opset:
             return Applied()
-        if not 18 <= old < self.opset:
-            reason = (
-                f"no way from opset {old} to {self.opset}: export at {self.opset}, or ask for at least {old}"
-            )
-            return Applied(refused=(Site(where, reason),))
-        version_converter.convert_version(model, self.opset)
-        tidy(model)
-        if model.opset_imports.get("") != self.opset:
-            return Applied(refused=(Site(where, f"the converter stayed at {model.opset_imports.get('')}"),))
+        if old > self.opset:
+            reason = lower_opset(model, self.opset)
+        elif old < 18:
+            reason = "the converter starts at opset 18"
+        else:
+            reason = None
+            version_converter.convert_version(model, self.opset)
+            tidy(model)
+            if model.opset_imports.get("") != self.opset:
+                reason = f"the converter stayed at {model.opset_imports.get('')}"
+        if reason is not None:
+            refused = f"no way from opset {old} to {self.opset} ({reason}): export at {self.opset}"
+            return Applied(refused=(Site(where, refused),))
         return Applied((Site(where, f"opset {old} is now {self.opset}"),))
