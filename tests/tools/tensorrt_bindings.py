@@ -3,9 +3,10 @@
     pip download --no-deps --only-binary :all: tensorrt-cu12-bindings==10.4.0
     python tests/tools/tensorrt_bindings.py tensorrt_cu12_bindings-10.4.0-*.whl >10.4.0.json
 
-The files lie in tests/backends/tensorrt/bindings. The wheel's extension module names libraries that aren't there.
-Ones of the same names are made, in which every entry point aborts; the module then imports, and its classes,
-members and signatures can be read, never called. Needs a C compiler, binutils, and the Python the wheel is for.
+The files lie in tests/backends/tensorrt/bindings. The extension module in the wheel names libraries that
+aren't there. Ones of the same names are made, in which every entry point aborts; the module then imports, and
+its classes, members and signatures can be read, never called. Needs a C compiler, binutils, and the Python
+that the wheel is for.
 """
 
 from __future__ import annotations
