@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -84,6 +85,34 @@ class OnOperator(Rule):
     def pattern(self, op: OpsetPatternBuilder) -> object:
         """One node, whatever its inputs and attributes."""
         return getattr(op, self.op)(_allow_other_inputs=True, _allow_other_attributes=True, _outputs=["out"])
+
+
+class Lowering(OnOperator):
+    """Another form for the nodes of one operator, or for some of them.
+
+    Attributes:
+        chosen: the nodes to rewrite; None for all that can be.
+    """
+
+    def __init__(self, op: str, chosen: Collection[ir.Node] | None = None) -> None:
+        super().__init__(op)
+        self.chosen = chosen
+
+    @abstractmethod
+    def why_not(self, node: ir.Node) -> str | None:
+        """Why the node has no such form; None if it has."""
+
+    @abstractmethod
+    def detail(self, node: ir.Node) -> str:
+        """What is done at the node."""
+
+    def check(self, _context: object, out: ir.Value) -> MatchResult:
+        """Accept what is chosen and can be rewritten."""
+        node = maker(out)
+        if self.chosen is not None and node not in self.chosen:
+            return self.skip(node)
+        reason = self.why_not(node)
+        return self.accept(node, self.detail(node)) if reason is None else self.refuse(node, reason)
 
 
 def apply_rules(model: ir.Model, rules: Sequence[Rule]) -> Applied:

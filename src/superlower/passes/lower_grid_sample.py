@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript.rewriter import MatchResult
 
 from superlower.errors import BadInputError
-from superlower.passes._rules import Emitter, OnOperator, apply_rules, maker, static_shape, text
+from superlower.passes._rules import Emitter, Lowering, apply_rules, maker, static_shape, text
 from superlower.passes._sampling import (
     CHANNELS_FIRST,
     CHANNELS_LAST,
@@ -63,25 +63,33 @@ class LowerGridSample(Pass):
 
     def run(self, model: ir.Model) -> Applied:
         """See the class."""
-        return apply_rules(model, [_Lower(self.layout)])
+        return apply_rules(model, [GridSampleAsGathers(self.layout)])
 
 
-class _Lower(OnOperator):
-    def __init__(self, layout: str) -> None:
-        super().__init__("GridSample")
+class GridSampleAsGathers(Lowering):
+    """The rewrite of `LowerGridSample`."""
+
+    def __init__(self, layout: str, chosen: Collection[ir.Node] | None = None) -> None:
+        super().__init__("GridSample", chosen)
         self.layout = layout
 
-    def check(self, _context: object, out: ir.Value) -> MatchResult:
-        node = maker(out)
+    def why_not(self, node: ir.Node) -> str | None:
+        """Cubic, a volume, or sizes that aren't static."""
         shapes = [static_shape(v) for v in node.inputs]
         mode = text(node, "mode", "bilinear")
         if None in shapes or len(shapes[0] or ()) != 4:
-            return self.refuse(node, "sizes aren't static, or it samples a volume")
+            return "sizes aren't static, or it samples a volume"
         if mode not in ("bilinear", "linear", "nearest"):
-            return self.refuse(node, f"mode {mode} takes 16 gathers: not lowered")
-        return self.accept(node, f"{mode}, {text(node, 'padding_mode', 'zeros')}, {self.layout}")
+            return f"mode {mode} takes 16 gathers: not lowered"
+        return None
+
+    def detail(self, node: ir.Node) -> str:
+        """Mode, padding and layout."""
+        mode = text(node, "mode", "bilinear")
+        return f"{mode}, {text(node, 'padding_mode', 'zeros')}, {self.layout}"
 
     def rewrite(self, op: Emitter, out: ir.Value) -> ir.Value:
+        """Gathers, weights and sums."""
         node = maker(out)
         x, grid = (cast(ir.Value, v) for v in node.inputs)
         x_shape, grid_shape = static_shape(x) or (), static_shape(grid) or ()
