@@ -30,7 +30,7 @@ def cases(ops: Iterable[str] | None = None, large: bool | None = None) -> tuple[
 
 @cache
 def _all() -> tuple[Case, ...]:
-    from superlower.probes.cases import deform_conv, grid_sample, resize
+    from superlower.probes.cases import deform_conv, elementwise, grid_sample, linear, resize
 
-    families = (grid_sample, deform_conv, resize)
+    families = (grid_sample, deform_conv, resize, elementwise, linear)
     return tuple(case for family in families for case in family.cases())

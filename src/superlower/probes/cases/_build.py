@@ -22,6 +22,8 @@ Reference = Callable[..., Array | tuple[Array, ...]]
 OPSET = 19
 """Operators with one definition across the opsets superlower works in are probed at this one."""
 
+EXACT = Tolerance(0.0, "values are copied, compared or computed in integers: nothing is rounded")
+
 POSITION = 1e-2
 """Pixels that a sampling position may be off by, where positions are computed from exact inputs: a hundredth
 of a pixel is what a warp can bear, and fp32 arithmetic stays below it up to 8K."""
@@ -57,6 +59,14 @@ def kinds(op: str, opset: int) -> tuple[Kind, ...]:
     )
     names = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
     return tuple(kind for kind in KINDS if names[kind.name] in allowed)
+
+
+def rounded(kind: Kind, roundings: int, magnitude: float, what: str) -> Tolerance:
+    """So many roundings to nearest, each of a number no larger than `magnitude`."""
+    return Tolerance(
+        roundings * kind.roundoff * magnitude,
+        f"{roundings} roundings by {kind.roundoff:.1e} of numbers up to {magnitude:.3g}: {what}",
+    )
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,11 @@ def weights(kind: Kind, *shape: int, low: float = -1.0, high: float = 1.0) -> Fi
     """A constant of numbers spread evenly over [low, high], the same on every run."""
     seed = zlib.crc32(repr((shape, low, high)).encode())
     return fixed(kind, np.random.default_rng(seed).uniform(low, high, shape))
+
+
+def vector(kind: Kind, *numbers: float) -> Fixed:
+    """A constant vector."""
+    return fixed(kind, numbers)
 
 
 def ints(*numbers: int) -> Fixed:
