@@ -18,6 +18,12 @@ def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
+def mirrored(index: int, count: int) -> int:
+    """The frame that stands for `index`, inside a clip of `count` frames or not: mirrored about the ends."""
+    last = count - 1
+    return last - abs(last - index % max(2 * last, 1))
+
+
 def resize_bilinear(x: Tensor, height: int, width: int, *, align_corners: bool = False) -> Tensor:
     """`x` [N, C, h, w] at [N, C, height, width]; no operation at all when it has that size already."""
     if tuple(x.shape[2:]) == (height, width):

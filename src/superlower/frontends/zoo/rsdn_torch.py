@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from superlower.frontends.zoo.layers_torch import conv3x3, resize_bilinear
+from superlower.frontends.zoo.layers_torch import conv3x3, mirrored, resize_bilinear
 
 FEATURES = 128
 SCALE = 4
@@ -133,7 +133,7 @@ class RsdnNet(nn.Module):
         detail = structure = frames.new_zeros(1, PICTURE, height, width)
         outputs = []
         for t in range(count):
-            before = t - 1 if t > 0 else min(1, count - 1)
+            before = mirrored(t - 1, count)
             hidden, detail, structure, output = self.step(
                 frames[t : t + 1], frames[before : before + 1], hidden, detail, structure
             )
