@@ -211,5 +211,5 @@ def test_a_child_may_build_in_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(MissingSdkError, match=r"^frobnicator isn't installed"):
             build("refuse", tmp_path)
         with pytest.raises(BuildFailedError, match=r"^ZeroDivisionError: division by zero$"):
-            build("divide", tmp_path)
+            build("divide", tmp_path, by=0)
     assert build("double", tmp_path, numbers=[])["cwd"] == str(tmp_path)

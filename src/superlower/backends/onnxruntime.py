@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from superlower.backends import probe
+from superlower.backends import probe, tables
 from superlower.backends.base import Artifact, BuildOptions, Feeds, NodeSupport, Outputs, Support
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.sdk import (
@@ -86,17 +87,23 @@ class OnnxRuntime:
 
         A node for which ONNX Runtime has no fp16 kernel, and so inserts casts to fp32, is FALLBACK.
         """
-        require(self)
+        told = tables.instead(self, model, target, precision)
+        if told is not None:
+            return told
         passes = self.legalize(target, precision)
-        found = probe.coverage(model, _refusal, passes)
-        if all(node.support is Support.NATIVE for node in found):
+        ask = probe.remembered(_refusal, self.name)
+        found = probe.coverage(model, tables.known_wrong(ask, self, target), passes)
+        if all(node.support is not Support.UNSUPPORTED for node in found):
             legal = clone(model)
             for each in passes:
                 each.run(legal)
             cast = _computed_in_fp32(infer_shapes(legal))
             reason = "no fp16 kernel on the CPU: computed in fp32 between casts"
             found = [
-                NodeSupport(n.node, n.op, Support.FALLBACK, reason) if n.node in cast else n for n in found
+                replace(n, support=Support.FALLBACK, detail=reason)
+                if n.node in cast and n.support is Support.NATIVE
+                else n
+                for n in found
             ]
         return found
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from superlower.backends import openvino_build, probe
+from superlower.backends import openvino_build, probe, tables
 from superlower.backends.base import Artifact, BuildOptions, Feeds, NodeSupport, Outputs
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.sdk import (
@@ -82,7 +82,9 @@ class OpenVino:
 
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """Asks the ONNX frontend and, where the device is here, its plug-in; node by node if they refuse."""
-        require(self)
+        told = tables.instead(self, model, target, precision)
+        if told is not None:
+            return told
         import openvino
 
         core = openvino.Core()
@@ -100,7 +102,8 @@ class OpenVino:
             refused = [op.get_type_name() for op in read.get_ops() if op.get_friendly_name() not in taken]
             return f"the {device} plug-in doesn't run {refused[0]}" if refused else None
 
-        return probe.coverage(model, ask, self.legalize(target, precision))
+        answers = tables.known_wrong(probe.remembered(ask, f"{self.name} {device}"), self, target)
+        return probe.coverage(model, answers, self.legalize(target, precision))
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
         """GridSample as the opset spells it; for fp16, types. The build types bf16: ONNX 19 has none."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from superlower.backends.base import NodeSupport, Support
-from superlower.ir import clone, constant_value, infer_shapes, node_name, node_op
+from superlower.ir import clone, constant_value, digest, infer_shapes, node_name, node_op
 from superlower.passes.base import Pass
 
 Ask = Callable[[ir.Model], str | None]
@@ -24,6 +25,25 @@ _TELLING_FLOATS = 4
 def native(model: ir.Model) -> list[NodeSupport]:
     """Every node of the graph as native, in graph order."""
     return [NodeSupport(node_name(node), node_op(node), Support.NATIVE) for node in model.graph]
+
+
+def remembered(ask: Ask, scope: str) -> Ask:
+    """The same answers, each asked for once in this process.
+
+    Args:
+        scope: what besides the model decides: SDK, device, architecture.
+    """
+
+    def answered(model: ir.Model) -> str | None:
+        key = scope, digest(model)
+        if key not in _memory:
+            _memory[key] = ask(model)
+        return _memory[key]
+
+    return answered
+
+
+_memory: dict[tuple[str, str], str | None] = {}
 
 
 def probe_nodes(model: ir.Model, ask: Ask) -> list[NodeSupport]:
@@ -57,37 +77,102 @@ def _untyped(node: ir.Node) -> str | None:
 
 
 def coverage(model: ir.Model, ask: Ask, passes: Sequence[Pass] = ()) -> list[NodeSupport]:
-    """How an SDK that answers `ask` serves each node, in graph order.
+    """How an SDK that answers `ask` serves each node of a graph that `passes` legalize, in graph order.
 
-    The whole graph is asked about first. A node refused alone, but rewritten by one of `passes` into nodes
-    that are taken, is REWRITTEN.
+    NATIVE: taken as it stands and, still there, as the passes leave it. REWRITTEN: by the pass that is named,
+    into what is taken. UNSUPPORTED: refused and left alone, or refused as what the passes made of it.
+
+    Each graph is asked about as a whole first, and node by node if that fails.
     """
     typed = infer_shapes(model)
     for node in typed.graph:
         node.name = node_name(node)  # Passes tell their sites by name.
-    if ask(typed) is None:
-        return native(typed)
-    found = probe_nodes(typed, ask)
-    if not passes or all(node.support is Support.NATIVE for node in found):
+    found = _asked(typed, ask)
+    legal = _legalized(typed, passes)
+    if not legal.changed:
         return found
-    legal, rewritten = clone(typed), dict[str, str]()
+    after = _asked(legal.model, ask)
+    return [_after(node, legal, after) for node in found]
+
+
+def _asked(model: ir.Model, ask: Ask) -> list[NodeSupport]:
+    return native(model) if ask(model) is None else probe_nodes(model, ask)
+
+
+@dataclass(frozen=True)
+class _Legal:
+    """A graph after its passes, with what became of nodes by their names.
+
+    Attributes:
+        sites: node -> the first pass that rewrote it.
+        gone: node -> the pass that left it out.
+        made: node -> those it was made of.
+        changed: passes that rewrote anything.
+    """
+
+    model: ir.Model
+    sites: Mapping[str, str]
+    gone: Mapping[str, str]
+    made: Mapping[str, frozenset[str]]
+    changed: tuple[str, ...]
+
+
+def _legalized(typed: ir.Model, passes: Sequence[Pass]) -> _Legal:
+    legal = clone(typed)
+    sites: dict[str, str] = {}
+    gone: dict[str, str] = {}
+    made: dict[str, frozenset[str]] = {}
+    changed = []
     for each in passes:
-        for site in each.run(legal).rewritten:
-            rewritten.setdefault(site.node, each.name)
+        before = {node.name or "": node for node in legal.graph}
+        ops = {name: node_op(node) for name, node in before.items()}
+        outputs = {value.name: name for name, node in before.items() for value in node.outputs}
+        rewritten = {site.node for site in each.run(legal).rewritten}
+        if not rewritten:
+            continue
+        changed.append(each.name)
         legal = infer_shapes(legal)
-    before = {node.node for node in found if node.support is Support.NATIVE}
-    refused = {n.node: n for n in probe_nodes(legal, ask) if n.support is Support.UNSUPPORTED}
-    left = [node for name, node in refused.items() if name not in before]
-    return [_rewritten(node, rewritten.get(node.node), left) for node in found]
+        for node in legal.graph:
+            node.name = node_name(node)
+        now = {node.name or "": node for node in legal.graph}
+        gone |= dict.fromkeys(before.keys() - now.keys(), each.name)
+        sites = {**dict.fromkeys(rewritten, each.name), **sites}
+        new = [name for name, node in now.items() if name not in before or ops[name] != node_op(node)]
+        made |= _origins(legal.graph, new, outputs, rewritten)
+    return _Legal(legal, sites, gone, made, tuple(changed))
 
 
-def _rewritten(node: NodeSupport, by: str | None, left: Iterable[NodeSupport]) -> NodeSupport:
-    if node.support is not Support.UNSUPPORTED or by is None:
-        return node
-    bad = next((other for other in left if other.node == node.node or other.op != node.op), None)
-    if bad is None:
-        return NodeSupport(node.node, node.op, Support.REWRITTEN, by)
-    return NodeSupport(node.node, node.op, node.support, f"after {by}, {bad.op}: {bad.detail}")
+def _origins(
+    graph: ir.Graph, new: Collection[str], outputs: Mapping[str | None, str], rewritten: Collection[str]
+) -> dict[str, frozenset[str]]:
+    """For each new node the rewritten ones it stands for: a rewrite keeps the names of what it computes."""
+    found: dict[str, frozenset[str]] = {}
+    for node in reversed(graph):
+        if node.name in new:
+            computed = {outputs[value.name] for value in node.outputs if value.name in outputs}
+            read_by = (user.name or "" for value in node.outputs for user, _ in value.uses())
+            parts = [found[name] for name in read_by if name in found] if not computed else []
+            origins = frozenset(computed).union(*parts) & frozenset(rewritten)
+            found[node.name or ""] = origins or frozenset(rewritten)
+    return found
+
+
+def _after(node: NodeSupport, legal: _Legal, after: Sequence[NodeSupport]) -> NodeSupport:
+    """A node's coverage as it stood, brought up to what the passes made of it."""
+    same = next((other for other in after if (other.node, other.op) == (node.node, node.op)), None)
+    by = legal.sites.get(node.node) or legal.gone.get(node.node) or " and ".join(legal.changed)
+    if same is None:
+        made = (other for other in after if node.node in legal.made.get(other.node, ()))
+        bad = next((other for other in made if other.support is Support.UNSUPPORTED), None)
+        if bad is not None:
+            return replace(node, support=Support.UNSUPPORTED, detail=f"after {by}, {bad.op}: {bad.detail}")
+        # Nothing that matters is left of a node which other nodes' rewrites made needless.
+        needless = node.support is Support.NATIVE and node.node not in legal.sites
+        return node if needless else replace(node, support=Support.REWRITTEN, detail=by)
+    if same.support is Support.UNSUPPORTED:
+        untouched = node.support is Support.UNSUPPORTED and node.node not in legal.sites
+        return node if untouched else replace(same, detail=f"after {by}: {same.detail}")
+    return node if node.support is Support.NATIVE else replace(node, support=Support.REWRITTEN, detail=by)
 
 
 def refusal(found: Iterable[NodeSupport]) -> str | None:

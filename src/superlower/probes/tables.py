@@ -85,11 +85,13 @@ class Answer(msgspec.Struct, frozen=True):
         verdict: of the nearest probe; None where the operator was never probed.
         exact: whether a probe had just this key.
         detail: reason or remark, one line.
+        result: the nearest probe's.
     """
 
     verdict: Verdict | None
     exact: bool
     detail: str = ""
+    result: Result | None = None
 
 
 def read(path: Path) -> Table:
@@ -132,7 +134,7 @@ def ask(table: Table, node: ir.Node, opset: int) -> Answer:
     """
     key = key_of(node, opset)
     if (exact := _by_key(table).get(str(key))) is not None:
-        return Answer(exact.verdict, True, exact.detail)
+        return Answer(exact.verdict, True, exact.detail, exact)
     near = sorted(
         (_distance(key, r.key), r.case, r)
         for r in table.results
@@ -141,7 +143,7 @@ def ask(table: Table, node: ir.Node, opset: int) -> Answer:
     if not near:
         return Answer(None, False, f"{key.op} was never probed")
     best = near[0][2]
-    return Answer(best.verdict, False, f"{best.detail or best.verdict} ({best.case} was probed)")
+    return Answer(best.verdict, False, f"{best.detail or best.verdict} ({best.case} was probed)", best)
 
 
 def _by_key(table: Table) -> dict[str, Result]:

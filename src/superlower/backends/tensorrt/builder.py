@@ -15,7 +15,7 @@ import msgspec
 
 from superlower import ir
 from superlower.backends.tensorrt.layers import read_layers
-from superlower.backends.tensorrt.network import Refusal, Sdk, misread, samplers
+from superlower.backends.tensorrt.network import Refusal, Sdk, misread, process_sdk, samplers
 from superlower.backends.tensorrt.probes import JOURNAL, refused_nodes
 from superlower.errors import BuildFailedError, UnsupportedOperatorError
 
@@ -99,7 +99,8 @@ def build(fields: dict[str, object], workdir: Path) -> dict[str, object]:
     """
     request = msgspec.convert(fields, Request)
     model = ir.load(workdir / MODEL)
-    sdk = Sdk(request.sdk)
+    sdk = process_sdk(request.sdk)
+    sdk.clear()
     network, refusals = sdk.parse((workdir / MODEL).read_bytes())
     if refusals:
         raise refusal_error(request.title, refused_nodes(sdk, model, workdir / JOURNAL) or refusals)

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import onnx_ir as ir
@@ -107,6 +107,12 @@ class Sdk:
         if not taken and not refusals:
             refusals = [Refusal("", "", self.first_error())]
         return network, refusals
+
+
+@cache
+def process_sdk(name: str) -> Sdk:
+    """The SDK, once a process: it takes the first logger it is given and ignores every later one."""
+    return Sdk(name)
 
 
 def _refusal(error: Any) -> Refusal:

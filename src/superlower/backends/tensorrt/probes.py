@@ -16,10 +16,10 @@ import msgspec
 import onnx_ir
 
 from superlower import ir
-from superlower.backends import probe
+from superlower.backends import probe, tables
 from superlower.backends.base import Backend, NodeSupport, Support
 from superlower.backends.process import build_in_subprocess
-from superlower.backends.tensorrt.network import Refusal, Sdk, misread, name_nodes, samplers
+from superlower.backends.tensorrt.network import Refusal, Sdk, misread, process_sdk, samplers
 from superlower.backends.tensorrt.rules import Rule, breaches
 from superlower.errors import BuildFailedError
 from superlower.targets.base import Precision, Target
@@ -199,30 +199,8 @@ def cover(fields: dict[str, object], workdir: Path) -> dict[str, object]:
     backend: Backend = _resolve(question.backend)()
     rules: Sequence[Rule] = _resolve(question.rules)
     sm = question.target.compute_capability or 0
-    ask = Asker(Sdk(question.sdk), Journal(workdir / JOURNAL), question.capability, rules, sm)
+    ask = Asker(process_sdk(question.sdk), Journal(workdir / JOURNAL), question.capability, rules, sm)
     model = ir.load(workdir / MODEL)
     passes = backend.legalize(question.target, question.precision)
-    found = probe.coverage(model, ask, passes)
-    if passes and all(node.support is Support.NATIVE for node in found):
-        found = _after_legalizing(model, backend, question, ask, found)
+    found = probe.coverage(model, tables.known_wrong(ask, backend, question.target), passes)
     return {"nodes": [msgspec.to_builtins(Covered(n.node, n.op, n.support, n.detail)) for n in found]}
-
-
-def _after_legalizing(
-    model: onnx_ir.Model, backend: Backend, question: Question, ask: Asker, found: list[NodeSupport]
-) -> list[NodeSupport]:
-    """A node taken as it stands may still be refused in the type it is converted to."""
-    legal = ir.infer_shapes(model)
-    name_nodes(legal)
-    for each in backend.legalize(question.target, question.precision):
-        each.run(legal)
-        legal = ir.infer_shapes(legal)
-    if ask(legal) is None:
-        return found
-    refused = {n.node: n.detail for n in probe.probe_nodes(legal, ask) if n.support is Support.UNSUPPORTED}
-    return [
-        NodeSupport(n.node, n.op, Support.UNSUPPORTED, f"as {question.precision}: {refused[n.node]}")
-        if n.node in refused
-        else n
-        for n in found
-    ]

@@ -16,24 +16,23 @@ from typing import ClassVar, cast
 import msgspec
 import onnx_ir as ir
 
-from superlower.backends import probe
+from superlower.backends import probe, tables
 from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Support
 from superlower.backends.process import LOG, build_in_subprocess
 from superlower.backends.sdk import absent, require, require_own, require_served, unserved, version
 from superlower.backends.tensorrt import builder, probes
 from superlower.backends.tensorrt.cuda import Context, Driver
 from superlower.backends.tensorrt.network import Sdk, name_nodes
-from superlower.backends.tensorrt.rtx_rules import ARCHITECTURES, BUILD_ONLY, REFUSED, RULES, SINCE, WHY_NOT
+from superlower.backends.tensorrt.rtx_rules import ARCHITECTURES, BUILD_ONLY, RULES, SINCE, WHY_NOT
 from superlower.backends.tensorrt.rtx_runtime import RtxContexts, kernel_cache
 from superlower.backends.tensorrt.rules import breaches
 from superlower.backends.tensorrt.session import EngineSession
 from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError, unknown_name
-from superlower.ir import clone, infer_shapes, io_shapes, node_name, node_op, save
+from superlower.ir import clone, infer_shapes, io_shapes, save
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
 SDK = "tensorrt_rtx"
-TABLE = "from a table: the SDK is not installed"
 
 _SETTINGS: Mapping[str, frozenset[str]] = {
     "tf32": frozenset({"on", "off"}),
@@ -82,14 +81,15 @@ class TensorRtRtx:
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """Asks parser and compiler: of the whole graph, and of each node alone if that fails.
 
-        Where the SDK isn't installed, a table of known refusals and the hardware rules answer, and say so.
+        Where the SDK isn't installed, the table of its probes and the hardware rules answer, and say so.
         A target or precision that isn't served leaves every node unsupported.
         """
         reason = self.serves(target, precision)
         if reason is not None:
             return [NodeSupport(n.node, n.op, Support.UNSUPPORTED, reason) for n in probe.native(model)]
-        if self.missing() is not None:
-            return _from_table(infer_shapes(model), target, precision)
+        told = tables.instead(self, model, target, precision, _limits(target))
+        if told is not None:
+            return told
         question = probes.Question(
             backend=f"{__name__}:{type(self).__name__}",
             rules="superlower.backends.tensorrt.rtx_rules:RULES",
@@ -138,7 +138,8 @@ class TensorRtRtx:
         named = clone(model)
         name_nodes(named)
         _check_sizes(named)
-        _check_rules(infer_shapes(named), target, as_float=as_float)
+        if not options.raw:
+            _check_rules(infer_shapes(named), target, as_float=as_float)
         workdir.mkdir(parents=True, exist_ok=True)
         save(named, workdir / builder.MODEL)
         request = builder.Request(
@@ -273,21 +274,11 @@ def _check_rules(model: ir.Model, target: Target, *, as_float: bool) -> None:
     )
 
 
-def _from_table(model: ir.Model, target: Target, precision: Precision) -> list[NodeSupport]:
-    """Coverage without the SDK: known refusals and hardware rules."""
-    limited = {id(b.node): b.rule for b in breaches(model.graph, RULES, target.compute_capability or 0)}
-    found = []
-    for node in model.graph:
-        name, op = node_name(node), node_op(node)
-        refusal = next((r.reason for r in REFUSED if r.holds(node)), None)
-        rule = limited.get(id(node))
-        if node.domain and (node.domain, node.op_type, node.overload) not in model.functions:
-            refusal = "the parser knows the ONNX domain only, and this SDK takes no plug-ins"
-        if refusal is None and rule is not None and rule.cure is precision:
-            found.append(NodeSupport(name, op, Support.REWRITTEN, "convert-precision"))
-        elif refusal is not None or rule is not None:
-            reason = refusal or (rule.reason if rule else "")
-            found.append(NodeSupport(name, op, Support.UNSUPPORTED, f"{reason} ({TABLE})"))
-        else:
-            found.append(NodeSupport(name, op, Support.NATIVE, TABLE))
-    return found
+def _limits(target: Target) -> probe.Ask:
+    """The hardware rules as something that can be asked."""
+
+    def refusal(model: ir.Model) -> str | None:
+        broken = breaches(model.graph, RULES, target.compute_capability or 0)
+        return next((found.rule.reason for found in broken if not found.rule.silent), None)
+
+    return refusal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -14,7 +15,7 @@ from typing import ClassVar
 import msgspec
 import onnx_ir as ir
 
-from superlower.backends import sdk
+from superlower.backends import sdk, tables
 from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Session
 from superlower.backends.process import LOG, build_in_subprocess
 from superlower.backends.tvm import build, engine, supported
@@ -24,7 +25,7 @@ from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
 INSTALL = "superlower[tvm]"
-SETTINGS = ("opt-level",)
+SETTINGS = ("archs", "opt-level")
 
 _KINDS = {"cpu": "", "nvidia-gpu": "", "intel-gpu": "the apache-tvm wheel has no OpenCL runtime"}
 _PRECISIONS = {
@@ -39,7 +40,8 @@ _PRECISIONS = {
 class Tvm:
     """Builds a shared library that TVM's runtime alone can run; weights are inside.
 
-    Settings: `opt-level` (0 to 3, default 3), TVM's pass level.
+    Settings: `opt-level` (0 to 3, default 3), TVM's pass level; `archs` (sm_70,sm_86,...), CUDA architectures
+    to put device code for into the engine, besides the target's own.
     """
 
     name: ClassVar[str] = "tvm"
@@ -65,7 +67,9 @@ class Tvm:
 
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """How each node is served, in graph order, as TVM's importer says (and the cases it gets wrong)."""
-        sdk.require(self)
+        told = tables.instead(self, model, target, precision)
+        if told is not None:
+            return told
         with tempfile.TemporaryDirectory(prefix="superlower-tvm-") as folder:
             graph = Path(folder) / "model.onnx"
             save(model, graph)
@@ -100,16 +104,18 @@ class Tvm:
         """
         sdk.require(self)
         sdk.require_served(self, target, options.precision)
-        level = _opt_level(options)
+        level, archs = _opt_level(options), _archs(target, options)
         if options.stateful:
             raise BadInputError("tvm keeps no states inside an engine: build without stateful pairs")
         io = _io(model)
-        if (reason := supported.refused(infer_shapes(model))) is not None:
+        if not options.raw and (reason := supported.refused(infer_shapes(model))) is not None:
             raise UnsupportedOperatorError(f"tvm: {reason}")
         workdir.mkdir(parents=True, exist_ok=True)
         graph = workdir / "model.onnx"
         save(model, graph)
-        request = build.Request(model=str(graph), target=_target(target, options), opt_level=level)
+        request = build.Request(
+            model=str(graph), target=_target(target, options), archs=archs, opt_level=level
+        )
         started = time.monotonic()
         try:
             facts = build_in_subprocess(
@@ -197,6 +203,21 @@ def _opt_level(options: BuildOptions) -> int:
     if text not in ("0", "1", "2", "3"):
         raise BadInputError(f"tvm setting opt-level takes 0, 1, 2 or 3, not '{text}'")
     return int(text)
+
+
+def _archs(target: Target, options: BuildOptions) -> tuple[str, ...]:
+    """CUDA architectures of the engine, oldest first; none for a CPU."""
+    text = options.settings.get("archs", "")
+    if target.kind != "nvidia-gpu":
+        if text:
+            raise BadInputError(f"tvm setting archs is for NVIDIA GPUs, and {target.name} is none")
+        return ()
+    asked = [arch.strip() for arch in text.split(",") if arch.strip()]
+    for arch in asked:
+        if not re.fullmatch(r"sm_[1-9][0-9]+", arch):
+            raise BadInputError(f"tvm setting archs takes sm_70,sm_86 and the like, not '{arch}'")
+    every = {int(arch.removeprefix("sm_")) for arch in (str(target.tvm["arch"]), *asked)}
+    return tuple(f"sm_{number}" for number in sorted(every))
 
 
 def _target(target: Target, options: BuildOptions) -> dict[str, str | int]:

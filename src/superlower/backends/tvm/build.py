@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import onnx_ir as ir
 
-from superlower.backends import probe, sdk
+from superlower.backends import probe, sdk, tables
 from superlower.backends.base import NodeSupport
 from superlower.backends.tvm import supported
 from superlower.backends.tvm.engine import LIBRARY
@@ -27,11 +27,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         model: path of the legalized graph.
         target: TVM's target dictionary.
+        archs: CUDA architectures to make device code for, the target's own among them, oldest first.
         opt_level: TVM's pass context level.
     """
 
     model: str
     target: dict[str, str | int]
+    archs: tuple[str, ...] = ()
     opt_level: int = 3
 
 
@@ -50,11 +52,10 @@ def build(request: dict[str, object], workdir: Path) -> dict[str, object]:
         # Before TVM is imported: it binds its CUDA runtime then or never.
         from superlower.backends.tvm import cuda as toolchain
 
-        arch = str(asked.target.get("arch", ""))
-        compiler = toolchain.find_compiler(arch, workdir)
+        compiler = toolchain.find_compiler(asked.archs, workdir)
         toolchain.provide_runtime()
         stand_in = toolchain.provide_driver(workdir)
-        facts |= {"compiler": compiler.name, "arch": arch, "holds": compiler.holds}
+        facts |= {"compiler": compiler.name, "arch": ",".join(asked.archs), "holds": compiler.holds}
         facts |= {"driver": stand_in} if stand_in else {}
     module = _imported(ir.load(asked.model))
     if cuda:
@@ -71,7 +72,8 @@ def coverage(request: dict[str, object], workdir: Path) -> dict[str, object]:
 
     target = msgspec.convert(request["target"], Target)
     passes = Tvm().legalize(target, Precision(str(request["precision"])))
-    found = probe.coverage(ir.load(str(request["model"])), _ask, passes)
+    ask = tables.known_wrong(probe.remembered(_ask, "tvm"), Tvm(), target)
+    found = probe.coverage(ir.load(str(request["model"])), ask, passes)
     return {"nodes": msgspec.to_builtins(found)}
 
 
@@ -149,9 +151,13 @@ CHECKED_FEATURES = frozenset({"avx", "avx2", "fma", "f16c", "avx512f", "avx512bw
 def _build_cuda(
     module: Any, asked: Request, compile_source: Callable[[str], bytes], workdir: Path
 ) -> dict[str, object]:
-    """Compile with TVM's default GPU schedules (dlight), which bind every kernel to blocks and threads."""
+    """Compile with default GPU schedules, which bind every loop nest to blocks and threads."""
     import tvm
     import tvm_ffi
+    from tvm import relax
+
+    from superlower.backends.tvm.gpu_schedule import schedule_module, unbound
+    from superlower.backends.tvm.layout import weights_channels_last
 
     binaries = []
 
@@ -160,11 +166,17 @@ def _build_cuda(
         return bytearray(binaries[-1])
 
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", callback, override=True)
-    target = tvm.target.Target(dict(asked.target), host={"kind": "llvm"})
+    # The oldest architecture's code is CUDA C++ that every later one compiles too.
+    target = tvm.target.Target({**asked.target, "arch": asked.archs[0]}, host={"kind": "llvm"})
     with target, tvm.transform.PassContext(opt_level=asked.opt_level):
+        module = relax.get_pipeline("zero")(weights_channels_last(module))
+        module, tiled = schedule_module(module, target)
+        if left := unbound(module):
+            raise BuildFailedError(f"no GPU schedule for {', '.join(left)}: its loops would run on the host")
         executable = tvm.compile(module, target)
     if not binaries:
         # TVM falls back to source without a word when its CUDA runtime library doesn't load.
         raise BuildFailedError("TVM kept CUDA source instead of a binary: libtvm_runtime_cuda.so didn't load")
     executable.export_library(str(workdir / LIBRARY))
-    return {"device_code_bytes": sum(map(len, binaries))}
+    print("tiled convolutions:", ", ".join(tiled) or "none")
+    return {"device_code_bytes": sum(map(len, binaries)), "tiled_convolutions": len(tiled)}

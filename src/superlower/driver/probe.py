@@ -1,0 +1,189 @@
+"""Runs probes through a backend: each operator is built as it stands, run where it can be, held to float64.
+
+Many cases share one process, for an SDK takes seconds to import; one that crashes or hangs costs its own case
+and a new process for the rest.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import numpy as np
+
+import superlower
+from superlower.backends import tables as backend_tables
+from superlower.backends.base import Backend
+from superlower.backends.process import build_in_subprocess
+from superlower.backends.sdk import require, require_served
+from superlower.driver import probe_child
+from superlower.driver.probe_child import Entry
+from superlower.errors import BuildFailedError
+from superlower.ir import save
+from superlower.probes.case import Arrays, Case
+from superlower.probes.tables import Result, Table, Verdict
+from superlower.targets.base import Precision, Target
+
+SEED = 20
+"""Of the inputs: the same for every SDK, so that tables can be compared."""
+
+LIMIT_S = 120.0
+"""Seconds one case may take, a first import of its SDK included."""
+
+OnCase = Callable[[str], None]
+
+_POLL_S = 0.2
+
+
+def run_probes(
+    backend: Backend,
+    target: Target,
+    cases: Sequence[Case],
+    on_case: OnCase | None = None,
+    *,
+    limit_s: float = LIMIT_S,
+) -> Table:
+    """What a backend does with each case on a target, as a table.
+
+    Operators are built exactly as given, without passes and without superlower's own refusals
+    (`BuildOptions.raw`); they are run where the target's engines run on this machine.
+
+    Args:
+        backend: its class must be importable by name, for a process of its own.
+        target: served in fp32.
+        cases: of distinct names.
+        on_case: called with a case's name when its answer is known, from another thread.
+        limit_s: seconds one case may take.
+
+    Raises:
+        MissingSdkError: the SDK isn't here, or what it needs to build for the target.
+        BadInputError: the backend doesn't serve the target.
+        BuildFailedError: the process died without beginning a case.
+    """
+    require(backend)
+    require_served(backend, target, Precision.FP32)
+    runs = backend.runnable(target) is None
+    with tempfile.TemporaryDirectory(prefix="superlower-probes-") as place:
+        workdir = Path(place)
+        feeds = {f"{i:04d}": _write(case, workdir / f"{i:04d}") for i, case in enumerate(cases)}
+        by_folder = dict(zip(feeds, cases, strict=True))
+        names = {folder: case.name for folder, case in by_folder.items()}
+        with _told(workdir / probe_child.JOURNAL, names, on_case):
+            entries = _answers(backend, target, list(feeds), workdir, limit_s, runs)
+        results = [
+            _result(case, feeds[folder], entries[folder], workdir / folder)
+            for folder, case in by_folder.items()
+        ]
+    return Table(
+        backend=backend.name,
+        target=backend_tables.architecture(target),
+        sdk=dict(backend.versions()),
+        source="probed",
+        superlower=superlower.__version__,
+        machine=target.title if runs else "",
+        results=tuple(results),
+    )
+
+
+def _write(case: Case, folder: Path) -> Arrays:
+    folder.mkdir()
+    save(case.model(), folder / probe_child.MODEL)
+    feeds = case.feeds(np.random.default_rng(SEED))
+    probe_child.save_arrays(folder / probe_child.FEEDS, feeds)
+    return feeds
+
+
+@contextmanager
+def _told(journal: Path, names: Mapping[str, str], on_case: OnCase | None) -> Iterator[None]:
+    """Calls `on_case` for each answer as it reaches the journal."""
+    done = threading.Event()
+    seen: set[str] = set()
+
+    def look() -> None:
+        for folder, entry in probe_child.read_journal(journal).items():
+            if not entry.pending and folder not in seen:
+                seen.add(folder)
+                if on_case is not None:
+                    on_case(names[folder])
+
+    def watch() -> None:
+        while not done.wait(_POLL_S):
+            look()
+
+    watcher = threading.Thread(target=watch, name="superlower-probes", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        look()
+
+
+def _answers(
+    backend: Backend, target: Target, folders_: Sequence[str], workdir: Path, limit_s: float, run: bool
+) -> dict[str, Entry]:
+    """The journal's entries; one is left pending for each case that killed its process."""
+    path = f"{type(backend).__module__}:{type(backend).__qualname__}"
+    while True:
+        known = probe_child.read_journal(workdir / probe_child.JOURNAL)
+        left = tuple(folder for folder in folders_ if folder not in known)
+        if not left:
+            return known
+        request = probe_child.Request(backend=path, target=target, folders=left, limit_s=limit_s, run=run)
+        try:
+            build_in_subprocess(
+                f"{probe_child.__name__}:run",
+                cast(dict[str, object], msgspec.to_builtins(request)),
+                workdir,
+                backend=backend.name,
+                timeout_s=limit_s * (len(left) + 1),
+            )
+        except BuildFailedError:
+            begun = probe_child.read_journal(workdir / probe_child.JOURNAL)
+            if len(begun) == len(known):
+                raise  # It died of something else than a case, and would again.
+
+
+def _result(case: Case, feeds: Arrays, entry: Entry, folder: Path) -> Result:
+    verdict, error, detail = _verdict(case, feeds, entry, folder)
+    return Result(
+        case=case.name,
+        key=str(case.key()),
+        verdict=verdict,
+        error=error,
+        tolerance=case.tolerance.absolute,
+        detail=detail,
+        large=case.large,
+    )
+
+
+def _verdict(case: Case, feeds: Arrays, entry: Entry, folder: Path) -> tuple[Verdict, float | None, str]:
+    if entry.pending:
+        return Verdict.CRASHED, None, "the SDK crashes on it, or never ends"
+    if entry.refused:
+        return Verdict.REFUSED, None, entry.refused
+    if not entry.ran:
+        return Verdict.BUILT, None, entry.unfed
+    outputs = probe_child.load_arrays(folder / probe_child.OUTPUTS)
+    error = case.error(feeds, outputs)
+    if not isfinite(error):
+        # JSON has no infinity, and the reason says more.
+        return Verdict.WRONG, None, _unlike(case.expected(feeds), outputs)
+    right = error <= case.tolerance.absolute
+    return (Verdict.RIGHT if right else Verdict.WRONG), float(f"{error:.3g}"), ""
+
+
+def _unlike(expected: Arrays, outputs: Arrays) -> str:
+    for name, wanted in expected.items():
+        if name not in outputs:
+            return f"no output '{name}'"
+        if outputs[name].shape != wanted.shape:
+            return f"output '{name}' is {list(outputs[name].shape)}, not {list(wanted.shape)}"
+    return "not finite where the reference is"
