@@ -5,8 +5,8 @@
 
 The files lie in tests/backends/tensorrt/bindings. The extension module in the wheel names libraries that
 aren't there. Ones of the same names are made, in which every entry point aborts; the module then imports, and
-its classes, members and signatures can be read, never called. Needs a C compiler, binutils, and the Python
-that the wheel is for.
+its classes, members and signatures can be read, never called. Needs what `stand_in` does,
+and the Python that the wheel is for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from stand_in import stand_in
 
 CLASSES = (
     "Builder",
@@ -59,20 +62,8 @@ ENUMS = (
 
 FUNCTIONS = ("init_libnvinfer_plugins",)
 
-_OWN = re.compile(r"_INTERNAL$|^getNv|Plugin|nv(?:uff|caffe)parser")
+ENTRIES = r"_INTERNAL$|^getNv|Plugin|nv(?:uff|caffe)parser"
 _SPECIAL = ("__init__", "__len__", "__getitem__")
-
-
-def stand_in(module: Path, folder: Path) -> None:
-    """Make the libraries that the extension module asks for, each with every entry point asked of them."""
-    wanted = _run("readelf", "-d", module)
-    symbols = [line.split()[-1].partition("@")[0] for line in _run("nm", "-D", "-u", module).splitlines()]
-    source = folder / "entries.c"
-    entries = [symbol for symbol in symbols if _OWN.search(symbol)]
-    bodies = "".join(f"void {name}(void) {{ abort(); }}\n" for name in entries)
-    source.write_text(f"#include <stdlib.h>\n{bodies}")
-    for name in re.findall(r"\[(libnv\w+\.so\.\d+)\]", wanted):
-        _run("cc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", folder / name, source)
 
 
 def surface(module: ModuleType) -> dict[str, Any]:
@@ -109,22 +100,19 @@ def _signatures(function: Any) -> list[str]:
     return [re.sub(r"tensorrt(?:_bindings)?\.tensorrt\.", "", signature) for signature in found]
 
 
-def _run(*command: str | Path) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
 def main(wheel: str) -> int:
     """Print the surface of a wheel as JSON."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         zipfile.ZipFile(wheel).extractall(folder)
         module = next(folder.glob("tensorrt*/tensorrt.so"))
-        stand_in(module, folder)
+        stand_in([module], folder, libraries="libnv", entries=ENTRIES, body="abort();")
         read = (
             "import os, sys; sys.setdlopenflags(os.RTLD_LAZY); import tensorrt_bindings as t; import json; "
         )
         read += "from tensorrt_bindings_reader import surface; print(json.dumps(surface(t)))"
         (folder / "tensorrt_bindings_reader.py").write_text(Path(__file__).read_text())
+        shutil.copy(Path(__file__).with_name("stand_in.py"), folder)
         done = subprocess.run(
             [sys.executable, "-c", read],
             env={**os.environ, "LD_LIBRARY_PATH": made, "PYTHONPATH": made},
