@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from superlower.backends import openvino_build, probe, tables
 from superlower.backends.base import Artifact, BuildOptions, Feeds, NodeSupport, Outputs
+from superlower.backends.openvino_deform import make_core
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.sdk import (
     absent,
@@ -85,9 +86,7 @@ class OpenVino:
         told = tables.instead(self, model, target, precision)
         if told is not None:
             return told
-        import openvino
-
-        core = openvino.Core()
+        core = make_core()
         device = DEVICES.get(target.kind, "")
         plugged = device in {name.partition(".")[0] for name in core.available_devices}
 

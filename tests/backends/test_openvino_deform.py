@@ -1,0 +1,49 @@
+"""DeformConv as OpenVINO's own operation, against the operator's definition in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from superlower.backends.base import Support
+from superlower.backends.openvino import OpenVino
+from superlower.backends.openvino_deform import make_core
+from superlower.ir import serialize
+from superlower.probes.case import Case, widen
+from superlower.probes.cases.deform_conv import cases
+from superlower.targets.base import Precision, Target
+from support.deform import Deform
+
+openvino = pytest.importorskip(
+    "openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'"
+)
+
+CASES = {case.name: case for case in cases() if "/fp32" in case.name}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_probe_is_passed_from_written_ir(case: Case, tmp_path: Path) -> None:
+    """Reading needs the conversion, the IR it is written to doesn't: an engine loads with a plain Core."""
+    openvino.save_model(
+        make_core().read_model(serialize(case.model())), tmp_path / "model.xml", compress_to_fp16=False
+    )
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(core.read_model(tmp_path / "model.xml"), "CPU", settings)
+    feeds = case.feeds(np.random.default_rng(0))
+    expected = case.reference({name: widen(array) for name, array in feeds.items()})["out0"]
+    found = compiled.create_infer_request().infer(feeds)[0]
+    assert np.abs(found - expected).max() <= case.tolerance.absolute
+
+
+def test_covered_natively(cpu_target: Target) -> None:
+    (node,) = OpenVino().coverage(Deform().model(), cpu_target, Precision.FP32)
+    assert node.support is Support.NATIVE
+
+
+def test_without_the_conversion_it_is_refused() -> None:
+    """What this module is for; when OpenVINO takes it by itself, the module can go."""
+    with pytest.raises(RuntimeError, match="DeformConv"):
+        openvino.Core().read_model(serialize(Deform().model()))
