@@ -24,6 +24,23 @@ def mirrored(index: int, count: int) -> int:
     return last - abs(last - index % max(2 * last, 1))
 
 
+def slide(upscale: Callable[..., Tensor], frames: Tensor, radius: int, *, mirror: bool = False) -> Tensor:
+    """A window of frames over a clip, one call a frame.
+
+    Args:
+        upscale: called with frames t - radius to t + radius, in order, each [1, C, H, W].
+        frames: [T, C, H, W].
+        mirror: frames beyond the ends mirror those within; else they repeat the first and the last.
+    """
+    count = len(frames)
+    outputs = []
+    for t in range(count):
+        window = range(t - radius, t + radius + 1)
+        indices = [mirrored(i, count) if mirror else min(max(i, 0), count - 1) for i in window]
+        outputs.append(upscale(*(frames[i : i + 1] for i in indices)))
+    return torch.cat(outputs)
+
+
 def resize_bilinear(x: Tensor, height: int, width: int, *, align_corners: bool = False) -> Tensor:
     """`x` [N, C, h, w] at [N, C, height, width]; no operation at all when it has that size already."""
     if tuple(x.shape[2:]) == (height, width):
