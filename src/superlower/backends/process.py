@@ -28,6 +28,16 @@ LOG = "build.log"
 _here: ContextVar[bool] = ContextVar("building_here", default=False)
 
 
+_children: set[subprocess.Popen[bytes]] = set()
+
+
+def stop_children() -> None:
+    """Kill the builds that other threads of this process wait for: only the main thread hears of a Ctrl-C."""
+    for child in list(_children):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
 @contextlib.contextmanager
 def building_here() -> Iterator[None]:
     """Builds of the block run in this process: for one that is itself a child and makes many of them.
@@ -93,6 +103,7 @@ def build_in_subprocess(
             env={**os.environ, **(env or {})},
             start_new_session=True,
         )
+        _children.add(child)
         try:
             held.release()
             code = child.wait(timeout_s)
@@ -106,6 +117,7 @@ def build_in_subprocess(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+            _children.discard(child)
     if not result_file.is_file():
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         raise BuildFailedError(

@@ -46,14 +46,15 @@ def shipped() -> Path:
 def table_for(backend: str, target: Target) -> Table | None:
     """The table that knows most about a backend on a target; None if there is none.
 
-    Where an NVIDIA architecture wasn't probed, the nearest older one answers, then the nearest newer; the
-    table's own `target` says which.
+    Where an NVIDIA architecture wasn't probed, the nearest older one answers, then the nearest newer, then the
+    table of them all ("cuda"); the table's own `target` says which.
     """
     wanted = architecture(target)
     names = [wanted]
     if target.compute_capability is not None:
         sm = target.compute_capability
         names += [f"sm_{n}" for *_, n in sorted((n > sm, abs(n - sm), n) for n in _probed_sm(backend))]
+        names.append("cuda")
     return next((table for name in names if (table := _read(backend, name)) is not None), None)
 
 
@@ -120,7 +121,7 @@ class Asked:
         return None
 
     def source(self, node: ir.Node, model: ir.Model) -> str:
-        """Where the answer about a node is from: the table, and what was probed where that isn't just this."""
+        """Where the answer about a node is from: the table, and what was probed if that isn't just this."""
         answer = self.about(node, model.opset_imports.get(node.domain, 0))
         nearest = answer.result
         near = f"; nearest probe: {nearest.case}" if nearest is not None and not answer.exact else ""
