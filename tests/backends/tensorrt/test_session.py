@@ -191,10 +191,67 @@ def test_a_closed_session_says_so(opened: Callable[..., EngineSession], fake_cud
     assert contexts.closed == 1
 
 
-def test_a_tensor_of_symbolic_size_is_refused(
+class OpenEngine(Engine):
+    """The same of any height from 1 to 4, as its optimisation profile says."""
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (1, -1, 3)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        assert (name, profile) == ("x", 0), "outputs have no profile"
+        return [(1, 1, 3), (1, 2, 3), (1, 4, 3)]
+
+
+class OpenExecution(Execution):
+    """Its outputs are of the input's shape."""
+
+    shape = SHAPE
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "x"
+        self.shape = shape
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shape
+
+    def _array(self, name: str, kind: type[np.generic]) -> Any:
+        size = int(np.prod(self.shape)) * np.dtype(kind).itemsize
+        raw = (ctypes.c_ubyte * size).from_address(self.addresses[name])
+        return np.frombuffer(raw, kind).reshape(self.shape)
+
+
+class OpenContexts(Contexts):
+    def create(self, engine: Any) -> Execution:
+        self.made += 1
+        return OpenExecution(self.library, self.gate)
+
+
+def test_an_open_size_is_settled_call_by_call(device: Context, fake_cuda: ctypes.CDLL) -> None:
+    session = EngineSession(device, OpenEngine(), OpenContexts(fake_cuda), 1)
+    for height in (4, 1, 3, 2):
+        x = np.random.default_rng(height).standard_normal((1, height, 3)).astype(np.float32)
+        out = session.run({"x": x})
+        np.testing.assert_array_equal(out["y"], 2 * x + 1)
+        np.testing.assert_array_equal(out["z"], x.astype(np.float16))
+    session.close()
+    assert fake_cuda.fake_alive() == 0
+
+
+@pytest.mark.parametrize("height", [0, 5])
+def test_a_size_outside_the_profile_is_refused(device: Context, fake_cuda: ctypes.CDLL, height: int) -> None:
+    session = EngineSession(device, OpenEngine(), OpenContexts(fake_cuda), 1)
+    with pytest.raises(BadInputError, match=r"'x' takes sizes from \[1, 1, 3\] to \[1, 4, 3\], not \[1, "):
+        session.run({"x": np.zeros((1, height, 3), np.float32)})
+    session.close()
+    assert fake_cuda.fake_alive() == 0
+
+
+def test_a_type_numpy_lacks_is_refused(
     device: Context, fake_cuda: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Engine, "get_tensor_shape", lambda self, name: (1, -1))
-    with pytest.raises(BadInputError, match=r"'x' is FLOAT \[1, -1\]: build one of fixed size"):
+    monkeypatch.setattr(Engine, "tensors", (("x", "INPUT", "INT4"),))
+    monkeypatch.setattr(Engine, "num_io_tensors", 1)
+    with pytest.raises(BadInputError, match=r"'x' is INT4 \[1, 2, 3\]"):
         EngineSession(device, Engine(), Contexts(fake_cuda), 1)
     assert fake_cuda.fake_alive() == 0

@@ -7,23 +7,33 @@ One build is one process: plans built later in a process differ from those of a 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx_ir
 
 from superlower import ir
-from superlower.backends.tensorrt.layers import read_layers
-from superlower.backends.tensorrt.network import Refusal, Sdk, misread, process_sdk, samplers
+from superlower.backends.tensorrt.cuda import Context, Device, Driver
+from superlower.backends.tensorrt.inspector import read_inspector
+from superlower.backends.tensorrt.layers import EngineLayers, read_layers
+from superlower.backends.tensorrt.network import Refusal, Sdk, misread, pin_types, process_sdk, samplers
 from superlower.backends.tensorrt.probes import JOURNAL, refused_nodes
+from superlower.backends.tensorrt.timing import TimingCache, timing_file
 from superlower.errors import BuildFailedError, UnsupportedOperatorError
+from superlower.targets.base import Precision
 
 MODEL = "model.onnx"
 PLAN = "engine.plan"
 LAYERS = "layers.json"
 
 _SHOWN = 8
+_ALLOWING = {Precision.FP16: ("FP16",), Precision.INT8: ("INT8",)}
+"""Flags that let a network that isn't strongly typed compute in a precision."""
+
+Shape = tuple[int, ...]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,15 +43,27 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         sdk: module to import.
         title: the SDK's name in messages.
         capability: member of the SDK's ComputeCapability; "" where the SDK builds for the GPU it finds.
+        device: number of the GPU to build on; None for an SDK that needs none.
+        precision: of the graph, for SDKs whose networks aren't strongly typed.
         tf32: let float32 convolutions and products round their operands to TF32's 10 bits.
         memory_bytes: workspace limit; 0 for the SDK's default.
+        hardware: member of the SDK's HardwareCompatibilityLevel; "" for none.
+        version_compatible: build for later versions of the SDK too.
+        optimization_level: 0 to 5; None for the SDK's default.
+        profile: input -> least, usual and largest shape, for inputs of symbolic size.
     """
 
     sdk: str
     title: str
     capability: str = ""
+    device: int | None = None
+    precision: Precision = Precision.FP32
     tf32: bool = False
     memory_bytes: int = 0
+    hardware: str = ""
+    version_compatible: bool = False
+    optimization_level: int | None = None
+    profile: dict[str, tuple[Shape, Shape, Shape]] = {}
 
 
 def refusal_error(title: str, refusals: Sequence[Refusal]) -> UnsupportedOperatorError:
@@ -77,6 +99,27 @@ def configure(sdk: Sdk, request: Request) -> Any:
         config.clear_flag(module.BuilderFlag.TF32)
     if request.memory_bytes:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, request.memory_bytes)
+    if request.version_compatible:
+        config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
+    if request.optimization_level is not None:
+        config.builder_optimization_level = request.optimization_level
+    if request.hardware:
+        level = getattr(module.HardwareCompatibilityLevel, request.hardware, None)
+        if level is None:
+            raise BuildFailedError(
+                f"{request.title} {module.__version__} has no hardware compatibility level "
+                f"{request.hardware.lower()}: update it or leave the setting out"
+            )
+        config.hardware_compatibility_level = level
+    if not sdk.strongly_typed:
+        for flag in (*_ALLOWING.get(request.precision, ()), "OBEY_PRECISION_CONSTRAINTS"):
+            config.set_flag(getattr(module.BuilderFlag, flag))
+    if request.profile:
+        profile = sdk.builder.create_optimization_profile()
+        for name, (least, usual, most) in request.profile.items():
+            profile.set_shape(name, least, usual, most)
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildFailedError(f"{request.title} takes no such profile: {sdk.first_error()[:300]}")
     return config
 
 
@@ -98,16 +141,44 @@ def build(fields: dict[str, object], workdir: Path) -> dict[str, object]:
         BuildFailedError: the SDK gave no plan.
     """
     request = msgspec.convert(fields, Request)
+    with _on_device(request.device) as device:
+        return _build(request, workdir, device)
+
+
+@contextmanager
+def _on_device(index: int | None) -> Iterator[Device | None]:
+    """Make a GPU the one that the SDK builds on."""
+    if index is None:
+        yield None
+        return
+    driver = Driver()
+    device = driver.devices()[index]
+    context = Context(driver, device)
+    try:
+        context.enter()
+        yield device
+    finally:
+        context.close()
+
+
+def _build(request: Request, workdir: Path, device: Device | None) -> dict[str, object]:
     model = ir.load(workdir / MODEL)
     sdk = process_sdk(request.sdk)
     sdk.clear()
-    network, refusals = sdk.parse((workdir / MODEL).read_bytes())
+    if device is not None:
+        sdk.register_plugins()
+    native_norms = request.version_compatible and not sdk.strongly_typed
+    content = (workdir / MODEL).read_bytes()
+    network, refusals = sdk.parse(content, list(model.graph), native_norms=native_norms)
     if refusals:
         raise refusal_error(request.title, refused_nodes(sdk, model, workdir / JOURNAL) or refusals)
     read = samplers(sdk, network)
     if wrong := misread(list(model.graph), read):
         raise refusal_error(request.title, wrong)
+    if not sdk.strongly_typed and request.precision is Precision.FP16:
+        pin_types(sdk, network, _types(model))
     config = configure(sdk, request)
+    timing = TimingCache(config, timing_file(device, sdk.module.__version__)) if device else None
     sdk.clear()
     plan = sdk.builder.build_serialized_network(network, config)
     if plan is None:
@@ -115,7 +186,36 @@ def build(fields: dict[str, object], workdir: Path) -> dict[str, object]:
         if request.memory_bytes and "workspace" in sdk.first_error():
             hint = f" (the workspace was limited to {request.memory_bytes} bytes: raise it)"
         raise BuildFailedError(f"{request.title} built no engine: {sdk.first_error()[:400]}{hint}")
+    if timing is not None:
+        timing.keep()
     layers = read_layers("\n".join(sdk.messages), read)
+    if device is not None:
+        layers = _inspected(sdk, request, plan, layers)
     _write(workdir / PLAN, memoryview(plan))
     _write(workdir / LAYERS, msgspec.json.format(msgspec.json.encode(layers), indent=1))
     return {**layers.facts(), "plan_bytes": plan.nbytes, "sdk_version": str(sdk.module.__version__)}
+
+
+def _types(model: onnx_ir.Model) -> dict[str, onnx_ir.DataType]:
+    outputs = (value for node in ir.infer_shapes(model).graph for value in node.outputs)
+    return {value.name: value.dtype for value in outputs if value.name and value.dtype is not None}
+
+
+def _inspected(sdk: Sdk, request: Request, plan: Any, logged: EngineLayers) -> EngineLayers:
+    """The engine's layers as its inspector has them, with the log's memory totals where it had any."""
+    # An engine for other versions holds code to run them with, which is run only on demand.
+    sdk.runtime.engine_host_code_allowed = request.version_compatible
+    engine = sdk.runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BuildFailedError(f"{request.title} can't read its own engine: {sdk.first_error()[:400]}")
+    inspector = engine.create_engine_inspector()
+    information = inspector.get_engine_information(sdk.module.LayerInformationFormat.JSON)
+    # The shorter name's size is of 32 bits, and is gone in TensorRT 11.
+    long = hasattr(engine, "device_memory_size_v2")
+    memory = engine.device_memory_size_v2 if long else engine.device_memory_size
+    return read_inspector(
+        information,
+        logged.samplers,
+        activation_bytes=logged.activation_bytes or int(memory),
+        weights_bytes=logged.weights_bytes,
+    )

@@ -197,13 +197,20 @@ class Buffer:
         raw = (ctypes.c_ubyte * self._size).from_address(self._pinned.value or 0)
         self.host: Array = np.frombuffer(memoryview(raw), dtype=dtype).reshape(shape)
 
-    def upload(self, stream: Stream) -> None:
-        """Copy host to device, in the stream's order."""
-        self._driver.call("cuMemcpyHtoDAsync_v2", self.address, self._pinned, self._size, stream.handle)
+    def view(self, shape: tuple[int, ...]) -> Array:
+        """The host memory's beginning as an array of another shape, no larger than the buffer's."""
+        count = int(np.prod(shape, dtype=np.int64))
+        return self.host.reshape(-1)[:count].reshape(shape)
 
-    def download(self, stream: Stream) -> None:
-        """Copy device to host, in the stream's order."""
-        self._driver.call("cuMemcpyDtoHAsync_v2", self._pinned, self.address, self._size, stream.handle)
+    def upload(self, stream: Stream, size: int | None = None) -> None:
+        """Copy host to device, in the stream's order; the first `size` bytes, or all."""
+        count = self._size if size is None else size
+        self._driver.call("cuMemcpyHtoDAsync_v2", self.address, self._pinned, count, stream.handle)
+
+    def download(self, stream: Stream, size: int | None = None) -> None:
+        """Copy device to host, in the stream's order; the first `size` bytes, or all."""
+        count = self._size if size is None else size
+        self._driver.call("cuMemcpyDtoHAsync_v2", self._pinned, self.address, count, stream.handle)
 
     def close(self) -> None:
         """Free both, once."""

@@ -118,6 +118,11 @@ def type_name(sdk_name: str) -> str:
     return _TYPES.get(sdk_name, sdk_name.lower())
 
 
+def onnx_nodes(metadata: str) -> tuple[str, ...]:
+    """Names of the ONNX nodes in a layer's metadata: "[ONNX Layer: a]\\x1e[ONNX Layer: b]"."""
+    return tuple(_NODE.findall(metadata))
+
+
 def _tensors(text: str | None) -> tuple[LayerTensor, ...]:
     return tuple(
         LayerTensor(
@@ -151,7 +156,7 @@ def read_layers(messages: str, samplers: tuple[Sampler, ...] = ()) -> EngineLaye
                 constants=_tensors(match["constants"]),
                 outputs=_tensors(match["outputs"]),
                 tactic=match["tactic"],
-                nodes=tuple(_NODE.findall(match["metadata"])),
+                nodes=onnx_nodes(match["metadata"]),
                 stream=int(match["stream"]),
             )
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import onnx_ir as ir
 
 from superlower.backends.tensorrt.layers import Sampler, type_name
+from superlower.errors import MissingSdkError
 from superlower.ir import node_name
 
 _GRID_MODES = {
@@ -26,6 +27,23 @@ _GRID_MODES = {
     "nearest": "NEAREST",
 }
 _ERRORS_KEPT = 64
+_COMPUTING = (
+    "ACTIVATION",
+    "CONVOLUTION",
+    "DECONVOLUTION",
+    "ELEMENTWISE",
+    "GRID_SAMPLE",
+    "MATRIX_MULTIPLY",
+    "NORMALIZATION",
+    "PARAMETRIC_RELU",
+    "POOLING",
+    "REDUCE",
+    "RESIZE",
+    "SCALE",
+    "SOFTMAX",
+    "UNARY",
+)
+"""Kinds of layers that take a precision; those that move values have their inputs' type."""
 _GRID_PADDING = {"zeros": "FILL", "border": "CLAMP", "reflection": "REFLECT"}
 
 
@@ -76,13 +94,35 @@ class Sdk:
 
     @cached_property
     def builder(self) -> Any:
-        """The process's builder."""
-        return self.module.Builder(self.logger)
+        """The process's builder.
+
+        Raises:
+            MissingSdkError: the SDK can't use the GPU or the driver that it finds.
+        """
+        return self._made(self.module.Builder)
 
     @cached_property
     def runtime(self) -> Any:
-        """The process's runtime, which must outlive the engines it reads."""
-        return self.module.Runtime(self.logger)
+        """The process's runtime, which must outlive the engines it reads. Raises as `builder` does."""
+        return self._made(self.module.Runtime)
+
+    def _made(self, kind: Any) -> Any:
+        try:
+            return kind(self.logger)
+        except TypeError as error:
+            # pybind11 raises it when the library gives nothing back: no GPU, or too old a driver.
+            name, version = self.module.__name__, self.module.__version__
+            reason = self.first_error()[:300]
+            raise MissingSdkError(f"{name} {version} can't start on this machine: {reason}") from error
+
+    @property
+    def strongly_typed(self) -> bool:
+        """Whether its networks can keep the graph's own types: TensorRT's do from 9 on."""
+        return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    def register_plugins(self) -> None:
+        """Make TensorRT's own plug-ins known: its parser needs them for DeformConv and ScatterElements."""
+        self.module.init_libnvinfer_plugins(self.logger, "")
 
     def clear(self) -> None:
         """Forget what was logged."""
@@ -93,17 +133,27 @@ class Sdk:
         """The first thing the SDK called an error, or that it named none."""
         return self.errors[0] if self.errors else "the SDK gave no reason"
 
-    def parse(self, model: bytes) -> tuple[Any, list[Refusal]]:
-        """A strongly typed network, and the nodes the parser refused.
+    def parse(
+        self, model: bytes, nodes: Sequence[ir.Node] = (), *, native_norms: bool = False
+    ) -> tuple[Any, list[Refusal]]:
+        """A network, strongly typed where the SDK has it, and the nodes the parser refused.
 
         The parser stops at the first node it refuses. It takes bytes that are no model at all, so the model
         must have been checked before.
+
+        Args:
+            model: the ONNX file's content.
+            nodes: its main graph's, in order: TensorRT 8 tells refused nodes by number.
+            native_norms: no plug-in for instance normalisation, which engines for other versions can't have.
         """
-        flags = 1 << int(self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        network = self.builder.create_network(flags)
+        kinds = self.module.NetworkDefinitionCreationFlag
+        flag = kinds.STRONGLY_TYPED if self.strongly_typed else kinds.EXPLICIT_BATCH
+        network = self.builder.create_network(1 << int(flag))
         parser = self.module.OnnxParser(network, self.logger)
+        if native_norms:
+            parser.set_flag(self.module.OnnxParserFlag.NATIVE_INSTANCENORM)
         taken = parser.parse(model)
-        refusals = [_refusal(parser.get_error(i)) for i in range(parser.num_errors)]
+        refusals = [_refusal(parser.get_error(i), nodes) for i in range(parser.num_errors)]
         if not taken and not refusals:
             refusals = [Refusal("", "", self.first_error())]
         return network, refusals
@@ -115,14 +165,19 @@ def process_sdk(name: str) -> Sdk:
     return Sdk(name)
 
 
-def _refusal(error: Any) -> Refusal:
+def _refusal(error: Any, nodes: Sequence[ir.Node]) -> Refusal:
     reason = " ".join(line for line in error.desc().split("\n") if "catchCudaError" not in line)
     reason = re.sub(r"^Invalid Node - \S+ ", "", reason.strip())
     if "Plugin not found" in reason:
         reason = "the parser has no rule for it, and no plug-in of its name was found"
     elif reason in ("", "false"):
         reason = f"refused by the parser's {error.func()}"
-    return Refusal(error.node_name(), error.node_operator(), reason[:300])
+    if hasattr(error, "node_name"):
+        return Refusal(error.node_name(), error.node_operator(), reason[:300])
+    index = error.node()
+    node = nodes[index] if 0 <= index < len(nodes) else None
+    name, op = (node_name(node), node.op_type) if node is not None else ("", "")
+    return Refusal(name, op, reason[:300])
 
 
 def samplers(sdk: Sdk, network: Any) -> tuple[Sampler, ...]:
@@ -150,6 +205,29 @@ def samplers(sdk: Sdk, network: Any) -> tuple[Sampler, ...]:
 def _dtype(tensor: Any) -> str:
     name: str = tensor.dtype.name
     return {"HALF": "float16", "FLOAT": "float32", "BF16": "bfloat16"}.get(name, type_name(name))
+
+
+def pin_types(sdk: Sdk, network: Any, types: Mapping[str, ir.DataType]) -> None:
+    """Hold every layer that computes to the type its output has in the graph.
+
+    For networks that aren't strongly typed, in which the flags for FP16 and INT8 only allow these types; with
+    OBEY_PRECISION_CONSTRAINTS the pins are kept, or the build fails.
+
+    Args:
+        types: value name -> element type, of the graph that was parsed.
+    """
+    module = sdk.module
+    chosen = {ir.DataType.FLOAT: module.DataType.FLOAT, ir.DataType.FLOAT16: module.DataType.HALF}
+    computing = {getattr(module.LayerType, name) for name in _COMPUTING}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type not in computing:
+            continue
+        for output in range(layer.num_outputs):
+            kind = chosen.get(types.get(layer.get_output(output).name, ir.DataType.UNDEFINED))
+            if kind is not None:
+                layer.precision = kind
+                layer.set_output_type(output, kind)
 
 
 def misread(nodes: Sequence[ir.Node], read: Sequence[Sampler]) -> list[Refusal]:

@@ -105,7 +105,7 @@ class Asker:
     def _ask(self, model: onnx_ir.Model, content: bytes) -> str | None:
         self.sdk.clear()
         nodes = list(model.graph)
-        network, refusals = self.sdk.parse(content)
+        network, refusals = self.sdk.parse(content, nodes)
         refusals = refusals or misread(nodes, samplers(self.sdk, network))
         if refusals:
             return refusals[0].reason

@@ -49,30 +49,50 @@ class Contexts(Protocol):
 
 @dataclass(frozen=True)
 class Binding:
-    """One of an engine's inputs or outputs."""
+    """One of an engine's inputs or outputs.
+
+    Attributes:
+        shape: -1 for a size that its optimisation profile leaves open.
+        least, most: bounds of an open input's shape; empty for others.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
     is_input: bool
+    least: tuple[int, ...] = ()
+    most: tuple[int, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the shape is settled call by call."""
+        return any(size < 0 for size in self.shape)
 
 
 def bindings(engine: Any) -> list[Binding]:
-    """The engine's inputs and outputs, in its own order.
+    """The engine's inputs and outputs, in its own order; bounds are its first optimisation profile's.
 
     Raises:
-        BadInputError: one has a type numpy can't hold, or a size that isn't fixed.
+        BadInputError: one has a type numpy can't hold.
     """
     found = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         kind = engine.get_tensor_dtype(name).name
-        shape = tuple(int(size) for size in engine.get_tensor_shape(name))
-        if kind not in _DTYPES or any(size < 0 for size in shape):
-            raise BadInputError(f"engine tensor '{name}' is {kind} {list(shape)}: build one of fixed size")
+        shape = _sizes(engine.get_tensor_shape(name))
+        if kind not in _DTYPES:
+            raise BadInputError(f"engine tensor '{name}' is {kind} {list(shape)}, which can't be fed or read")
         is_input = engine.get_tensor_mode(name).name == "INPUT"
-        found.append(Binding(name, shape, _DTYPES[kind], is_input))
+        least: tuple[int, ...] = ()
+        most: tuple[int, ...] = ()
+        if is_input and min(shape, default=0) < 0:
+            least, _, most = (_sizes(bound) for bound in engine.get_tensor_profile_shape(name, 0))
+        found.append(Binding(name, shape, _DTYPES[kind], is_input, least, most))
     return found
+
+
+def _sizes(dims: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in dims)
 
 
 class Lane:
@@ -87,14 +107,18 @@ class Lane:
         self._context: Any = None
         try:
             self._stream = Stream(device.driver)
-            for tensor in tensors:
-                self._buffers[tensor.name] = Buffer(device.driver, tensor.shape, tensor.dtype)
             self._context = contexts.create(engine)
             if self._context is None:
                 raise CudaError(f"no execution context for the engine: {contexts.reason()}")
-            for name, buffer in self._buffers.items():
-                if not self._context.set_tensor_address(name, buffer.address):
-                    raise CudaError(f"the engine takes no address for its tensor '{name}'")
+            for tensor in tensors:
+                if tensor.is_input and tensor.is_open:
+                    self._settle(tensor, tensor.most)
+            for tensor in tensors:
+                # Buffers are for the largest sizes: an output's follow from the inputs'.
+                buffer = Buffer(device.driver, self._shape(tensor), tensor.dtype)
+                self._buffers[tensor.name] = buffer
+                if not self._context.set_tensor_address(tensor.name, buffer.address):
+                    raise CudaError(f"the engine takes no address for its tensor '{tensor.name}'")
         except BaseException:
             self.close()
             raise
@@ -107,17 +131,35 @@ class Lane:
         self._device.enter()
         for tensor in self._tensors:
             if tensor.is_input:
+                array = feeds[tensor.name]
+                if tensor.is_open:
+                    self._settle(tensor, array.shape)
                 buffer = self._buffers[tensor.name]
-                np.copyto(buffer.host, feeds[tensor.name], casting="no")
-                buffer.upload(stream)
+                np.copyto(buffer.view(array.shape), array, casting="no")
+                buffer.upload(stream, array.nbytes)
         if not self._context.execute_async_v3(stream.handle):
             stream.synchronize()
             raise CudaError(f"the engine refused to run: {self._contexts.reason()}")
-        outputs = [tensor.name for tensor in self._tensors if not tensor.is_input]
-        for name in outputs:
-            self._buffers[name].download(stream)
+        views = {t.name: self._buffers[t.name].view(self._shape(t)) for t in self._tensors if not t.is_input}
+        for name, view in views.items():
+            self._buffers[name].download(stream, view.nbytes)
         stream.synchronize()
-        return {name: self._buffers[name].host.copy() for name in outputs}
+        return {name: view.copy() for name, view in views.items()}
+
+    def _settle(self, tensor: Binding, shape: tuple[int, ...]) -> None:
+        """Tell the context an open input's shape."""
+        bounds = zip(tensor.least, shape, tensor.most, strict=True)
+        if not (
+            all(low <= size <= high for low, size, high in bounds)
+            and self._context.set_input_shape(tensor.name, shape)
+        ):
+            raise BadInputError(
+                f"engine input '{tensor.name}' takes sizes from {list(tensor.least)} to {list(tensor.most)}, "
+                f"not {list(shape)}"
+            )
+
+    def _shape(self, tensor: Binding) -> tuple[int, ...]:
+        return _sizes(self._context.get_tensor_shape(tensor.name)) if tensor.is_open else tensor.shape
 
     def close(self) -> None:
         """Release the context first: it holds the buffers' addresses."""
