@@ -43,11 +43,16 @@ def shipped() -> Path:
     return Path(str(resources.files("superlower.probes"))) / "results"
 
 
+def file_name(backend: str, target: str) -> str:
+    """A table's file, of a backend for what `architecture` calls a target."""
+    return f"{backend}-{target}.json"
+
+
 def table_for(backend: str, target: Target) -> Table | None:
     """The table that knows most about a backend on a target; None if there is none.
 
-    Where an NVIDIA architecture wasn't probed, the nearest older one answers, then the nearest newer, then the
-    table of them all ("cuda"); the table's own `target` says which.
+    Where an NVIDIA architecture wasn't probed, the nearest older one answers, then the nearest newer, then
+    the table of them all ("cuda"); the table's own `target` says which.
     """
     wanted = architecture(target)
     names = [wanted]
@@ -71,7 +76,7 @@ def _probed_sm(backend: str) -> set[int]:
 
 def _read(backend: str, target: str) -> Table | None:
     for folder in _folders():
-        path = folder / f"{backend}-{target}.json"
+        path = folder / file_name(backend, target)
         if path.is_file():
             return _read_file(path, path.stat().st_mtime_ns)
     return None

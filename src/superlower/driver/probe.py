@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import cast
@@ -18,16 +20,18 @@ import msgspec
 import numpy as np
 
 import superlower
-from superlower.backends import tables as backend_tables
+from superlower.backends import tables
 from superlower.backends.base import Backend
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.sdk import require, require_served
 from superlower.driver import probe_child
 from superlower.driver.probe_child import Entry
-from superlower.errors import BuildFailedError
+from superlower.driver.progress import Progress, Silent
+from superlower.errors import BadInputError, BuildFailedError, SuperlowerError
 from superlower.ir import save
 from superlower.probes.case import Arrays, Case
-from superlower.probes.tables import Result, Table, Verdict
+from superlower.probes.tables import Result, Table, Verdict, write
+from superlower.targets import catalog
 from superlower.targets.base import Precision, Target
 
 SEED = 20
@@ -82,7 +86,7 @@ def run_probes(
         ]
     return Table(
         backend=backend.name,
-        target=backend_tables.architecture(target),
+        target=tables.architecture(target),
         sdk=dict(backend.versions()),
         source="probed",
         superlower=superlower.__version__,
@@ -187,3 +191,85 @@ def _unlike(expected: Arrays, outputs: Arrays) -> str:
         if outputs[name].shape != wanted.shape:
             return f"output '{name}' is {list(outputs[name].shape)}, not {list(wanted.shape)}"
     return "not finite where the reference is"
+
+
+PROBED: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("cpu",),
+    "openvino": ("cpu",),
+    "tvm": ("cpu", "rtx3090"),
+}
+"""Backend -> targets worth a table of their own; of the others each architecture they build for.
+
+ONNX Runtime and OpenVINO build nothing for a device that isn't there; TVM's importer and code generator for
+CUDA take the same for every architecture.
+"""
+
+
+def probed_targets(backend: Backend) -> list[Target]:
+    """The targets that a backend is probed for here, one of each architecture that it builds for in fp32."""
+    known = catalog.targets()
+    if backend.name in PROBED:
+        known = [target for target in known if target.name in PROBED[backend.name]]
+    found = {tables.architecture(t): t for t in reversed(known) if backend.serves(t, Precision.FP32) is None}
+    return list(reversed(found.values()))
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What came of probing one backend for one target.
+
+    Attributes:
+        path: of the table that was written; None if none was.
+        reason: why none was.
+        verdicts: verdict -> number of cases.
+    """
+
+    backend: str
+    target: str
+    path: Path | None
+    reason: str = ""
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+
+
+def refresh(
+    backends: Sequence[Backend],
+    folder: Path,
+    cases: Sequence[Case],
+    progress: Progress | None = None,
+) -> list[Refreshed]:
+    """Probe backends for every architecture they build for here, and write a table of each.
+
+    Args:
+        backends: those whose SDK is absent are left out, and said to be.
+        folder: where the tables go, made if it isn't there.
+        cases: the probes.
+
+    Raises:
+        BadInputError: the folder can't be written.
+    """
+    progress = progress or Silent()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise BadInputError(
+            f"can't write probe tables to {folder}: {error.strerror}; choose another folder with --tables"
+        ) from error
+    found = []
+    for backend in backends:
+        if (reason := backend.missing()) is not None:
+            found.append(Refreshed(backend.name, "", None, reason))
+            continue
+        for target in probed_targets(backend):
+            where = tables.architecture(target)
+            progress.stage(f"probing {backend.name} for {where}", len(cases))
+            try:
+                table = run_probes(backend, target, cases, progress.advance)
+            except SuperlowerError as error:
+                found.append(Refreshed(backend.name, where, None, str(error)))
+                continue
+            path = folder / tables.file_name(backend.name, where)
+            write(table, path)
+            counts = Counter(str(result.verdict) for result in table.results)
+            found.append(Refreshed(backend.name, where, path, "", counts))
+    return found
