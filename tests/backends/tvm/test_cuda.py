@@ -6,40 +6,53 @@ import ctypes
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 import pytest
 
 from superlower.backends.base import BuildOptions
-from superlower.backends.tvm import cuda, engine
+from superlower.backends.tvm import cuda, engine, nvrtc
 from superlower.backends.tvm.backend import Tvm
-from superlower.errors import BuildFailedError, MissingSdkError
+from superlower.backends.tvm.cubin import DeviceCode, device_code, scan
+from superlower.errors import BadInputError, BuildFailedError, MissingSdkError
+from superlower.frontends import onnx_files
+from superlower.ir import infer_shapes
+from superlower.passes.pipelines import default_pipeline
+from superlower.targets.base import Precision
 from superlower.targets.catalog import target
 
 ADD = 'extern "C" __global__ void add(float* a, const float* b) { a[threadIdx.x] += b[threadIdx.x]; }'
 FATBIN_MAGIC = bytes.fromhex("50ed55ba")
 
 
-def _compiler(arch: str, folder: Path) -> cuda.CudaCompiler:
+ARCHS = {"v100": 70, "t4": 75, "a100": 80, "rtx3090": 86, "rtx4090": 89, "h100": 90, "rtx5090": 120}
+"""A target of each architecture."""
+
+
+def _compiler(*archs: str, folder: Path) -> cuda.CudaCompiler:
     try:
-        return cuda.find_compiler(arch, folder)
+        return cuda.find_compiler(archs, folder)
     except MissingSdkError as error:
         pytest.skip(str(error))
 
 
 def test_the_compiler_found_makes_device_code(tmp_path: Path) -> None:
-    compiler = _compiler("sm_86", tmp_path)
+    compiler = _compiler("sm_86", folder=tmp_path)
     binary = compiler.compile(ADD)
     assert binary.startswith(FATBIN_MAGIC if compiler.name.startswith("nvcc") else b"\x7fELF")
     with pytest.raises(BuildFailedError, match="failed"):
         compiler.compile("this is no CUDA")
 
 
-def test_nvrtc_knows_the_preamble_that_tvm_writes(tmp_path: Path) -> None:
-    compiler = cuda._nvrtc("sm_86", tmp_path)
-    if isinstance(compiler, str):
-        pytest.skip(f"{compiler}: pip install nvidia-cuda-nvrtc-cu12")
+def _nvrtc(arch: str) -> nvrtc.Nvrtc:
+    found = next((library for library in nvrtc.libraries() if arch in library.archs), None)
+    return found or pytest.skip(f"no NVRTC with {arch}: pip install 'nvidia-cuda-nvrtc-cu12==12.9.*'")
+
+
+@pytest.mark.parametrize("arch", ["sm_70", "sm_86"])
+def test_nvrtc_knows_the_preamble_that_tvm_writes(arch: str) -> None:
     preamble = (
         "#include <cuda/std/cstdint>\n#include <cuda/std/type_traits>\n"
         "using cuda::std::int64_t;\n"
@@ -47,16 +60,55 @@ def test_nvrtc_knows_the_preamble_that_tvm_writes(tmp_path: Path) -> None:
         'static_assert(cuda::std::is_same_v<cuda::std::conditional<false, int, float>::type, float>, "");\n'
         'static_assert(sizeof(int64_t) == 8 && cuda::std::is_signed<int64_t>::value, "");\n'
     )
-    assert compiler.compile(preamble + ADD).startswith(b"\x7fELF")
+    (code,) = scan(_nvrtc(arch).compile(preamble + ADD, arch=arch))
+    assert (code.arch, [kernel.name for kernel in code.kernels]) == (arch, ["add"])
+
+
+def test_half_precision_takes_the_headers_of_the_compilers_own_version() -> None:
+    library = _nvrtc("sm_70")
+    half = '#include <cuda_fp16.h>\nextern "C" __global__ void h(half* a) { a[0] = __hadd(a[1], a[2]); }'
+    try:
+        (code,) = scan(library.compile(half, arch="sm_70"))
+    except MissingSdkError as error:
+        pytest.skip(str(error))
+    assert code.arch == "sm_70"
+    with pytest.raises(MissingSdkError, match=r"cuda_fp16.h of CUDA 99"):
+        replace(library, version=(99, 0)).compile(half, arch="sm_70")
+
+
+def test_the_compiler_is_chosen_by_architecture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """nvcc 13, NVRTC 13 and NVRTC 12.9 side by side: only the last knows sm_70."""
+
+    class Library:
+        def __init__(self, version: str, *archs: str) -> None:
+            self.name, self.archs = f"NVRTC {version}", frozenset(archs)
+
+        def compile(self, code: str, *, arch: str) -> bytes:
+            return f"{self.name} {arch}".encode()
+
+    libraries = [Library("13.0", "sm_75", "sm_86"), Library("12.9", "sm_70", "sm_75", "sm_86")]
+    monkeypatch.setattr(nvrtc, "libraries", lambda: libraries)
+    tools: dict[str, str] = {}
+    monkeypatch.setattr(shutil, "which", tools.get)
+    assert cuda.find_compiler(["sm_70"], tmp_path).compile("") == b"NVRTC 12.9 sm_70"
+    assert cuda.find_compiler(["sm_75"], tmp_path).compile("") == b"NVRTC 13.0 sm_75"
+    with pytest.raises(MissingSdkError, match="fatbinary"):
+        cuda.find_compiler(["sm_70", "sm_86"], tmp_path)
+    tools["fatbinary"] = "fatbinary"
+    both = cuda.find_compiler(["sm_70", "sm_86"], tmp_path)
+    assert both.name == "NVRTC 12.9 and NVRTC 13.0"
+    assert both.holds == "cubins of sm_70, sm_86"
+    with pytest.raises(MissingSdkError, match=r"sm_50 \(no nvcc; NVRTC 13.0 has no sm_50; NVRTC 12.9 has no"):
+        cuda.find_compiler(["sm_50"], tmp_path)
 
 
 def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    monkeypatch.setattr(cuda, "_nvrtc_library", lambda: None)
+    monkeypatch.setattr(nvrtc, "libraries", list)
     with pytest.raises(
-        MissingSdkError, match=r"sm_70 \(no nvcc; no NVRTC\): pip install 'nvidia-cuda-nvrtc-cu12"
+        MissingSdkError, match=r"sm_70 \(no nvcc; no NVRTC\): pip install 'superlower\[tvm-cuda\]'"
     ):
-        cuda.find_compiler("sm_70", tmp_path)
+        cuda.find_compiler(["sm_70"], tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -79,7 +131,7 @@ def test_a_warp_step_becomes_device_code_for_a_gpu_that_is_not_here(
     make_warp_step: Callable[..., ir.Model], tmp_path: Path
 ) -> None:
     pytest.importorskip("tvm", reason="apache-tvm isn't installed")
-    compiler = _compiler("sm_86", tmp_path)
+    compiler = _compiler("sm_86", folder=tmp_path)
     backend, gpu = Tvm(), target("rtx3090")
     try:
         artifact = backend.compile(make_warp_step(channels=4, blocks=1), gpu, BuildOptions(), tmp_path)
@@ -87,18 +139,78 @@ def test_a_warp_step_becomes_device_code_for_a_gpu_that_is_not_here(
         pytest.skip(str(error))
     assert artifact.facts["arch"] == "sm_86"
     assert artifact.facts["compiler"] == compiler.name
-    code = (tmp_path / artifact.files["engine"]).read_bytes()
-    # The library itself and, inside, each GPU binary; and no kernel as source.
-    assert code.count(b"\x7fELF") >= 2
-    assert b"__global__" not in code
-    assert "fused_conv2d" in _names(code)
+    assert artifact.facts["tiled_convolutions"] == 6
+    engine_file = tmp_path / artifact.files["engine"]
+    code = next(code for code in device_code(engine_file) if code.kind == "cubin")
+    assert code.arch == "sm_86"
+    assert sum("fused_conv2d" in kernel.name for kernel in code.kernels) == 6
+    assert b"__global__" not in engine_file.read_bytes(), "no kernel is left as source"
     if isinstance(engine.nvidia_gpus(), str):
         with pytest.raises(MissingSdkError, match="NVIDIA GPU"):
             backend.load(artifact, tmp_path)
 
 
-def _names(code: bytes) -> str:
-    return code.decode("latin-1")
+def _device_code(
+    graph: ir.Model, gpu: str, folder: Path, *archs: str, precision: Precision = Precision.FP32
+) -> list[DeviceCode]:
+    options = BuildOptions(precision=precision, settings={"archs": ",".join(archs)})
+    try:
+        artifact = Tvm().compile(graph, target(gpu), options, folder)
+    except MissingSdkError as error:
+        pytest.skip(str(error))
+    return device_code(folder / artifact.files["engine"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu", ARCHS)
+def test_a_basicvsr_step_builds_for_every_architecture(
+    gpu: str, basicvsr_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tvm", reason="apache-tvm isn't installed")
+    found = {}
+    for name, graph in onnx_files.load(basicvsr_folder).graphs.items():
+        for each in (*default_pipeline(), *Tvm().legalize(target(gpu), Precision.FP32)):
+            each.run(graph)
+        codes = _device_code(infer_shapes(graph), gpu, tmp_path / name)
+        assert {code.arch for code in codes if code.kind == "cubin"} == {f"sm_{ARCHS[gpu]}"}
+        found[name] = next(code.kernels for code in codes if code.kind == "cubin")
+    # Distinct convolutions of SPyNet's six levels; of a sweep with one block, one of them with the residual.
+    assert sum("conv2d" in kernel.name for kernel in found["flow"]) == 30
+    assert sum("conv2d" in kernel.name for kernel in found["forward"]) == 8
+    for kernel in (kernel for kernels in found.values() for kernel in kernels):
+        # What a block may have everywhere, and a thread.
+        assert kernel.shared_bytes <= 48 * 1024
+        assert kernel.registers <= 255
+
+
+def test_one_engine_for_several_architectures(
+    make_warp_step: Callable[..., ir.Model], tmp_path: Path
+) -> None:
+    pytest.importorskip("tvm", reason="apache-tvm isn't installed")
+    graph = make_warp_step(channels=4, blocks=1)
+    codes = _device_code(graph, "v100", tmp_path, "sm_86", "sm_75")
+    assert [(code.arch, code.kind) for code in codes] == [
+        ("sm_70", "cubin"),
+        ("sm_75", "cubin"),
+        ("sm_86", "cubin"),
+    ]
+    assert len({tuple(sorted(kernel.name for kernel in code.kernels)) for code in codes}) == 1
+
+
+@pytest.mark.parametrize(
+    ("gpu", "archs", "message"),
+    [
+        ("cpu", "sm_70", "archs is for NVIDIA GPUs, and cpu is none"),
+        ("v100", "70", "takes sm_70,sm_86 and the like, not '70'"),
+        ("v100", "sm_70,compute_86", "not 'compute_86'"),
+    ],
+)
+def test_architectures_are_checked(
+    gpu: str, archs: str, message: str, warp_step_model: ir.Model, tmp_path: Path
+) -> None:
+    pytest.importorskip("tvm", reason="apache-tvm isn't installed")
+    with pytest.raises(BadInputError, match=message):
+        Tvm().compile(warp_step_model, target(gpu), BuildOptions(settings={"archs": archs}), tmp_path)
 
 
 def test_what_runs_here_follows_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-SPATIAL, REDUCTION = 0, 2
-"""tirx.IterVar kinds: data-parallel and commutative reduction."""
+from superlower.backends.tvm import blocks
 
 
 @dataclass(frozen=True)
@@ -70,86 +69,23 @@ def schedule_function(function: Any, vectors: Registers) -> Any:
     from tvm.s_tir.schedule import ScheduleError
 
     schedule = s_tir.Schedule(function)
-    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    if not all(_is_plain(schedule, block) for block in blocks):
+    found = schedule.get_child_blocks(schedule.get_sblock("root"))
+    if not all(blocks.is_plain(schedule, block) for block in found):
         raise ScheduleError("a block's loops aren't its axes")
-    blocks = _inline(schedule, blocks)
+    found = blocks.inline(schedule, found)
     done: set[str] = set()
-    for block in blocks:
-        if not _is_reduction(schedule, block):
+    for block in found:
+        if not blocks.is_reduction(schedule, block):
             continue
-        epilogue = _epilogue(schedule, block)
-        if epilogue is None or _name(schedule, epilogue) in done:
+        epilogue = blocks.epilogue(schedule, block)
+        if epilogue is None or blocks.name(schedule, epilogue) in done:
             epilogue = schedule.cache_write(block, 0, "global")
         _tile(schedule, block, epilogue, vectors)
-        done |= {_name(schedule, block), _name(schedule, epilogue)}
-    for block in blocks:
-        if _name(schedule, block) not in done:
+        done |= {blocks.name(schedule, block), blocks.name(schedule, epilogue)}
+    for block in found:
+        if blocks.name(schedule, block) not in done:
             _parallel(schedule, block)
     return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
-
-
-def _name(schedule: Any, block: Any) -> str:
-    return str(schedule.get(block).name_hint)
-
-
-def _kinds(schedule: Any, block: Any) -> list[int]:
-    return [int(axis.iter_type) for axis in schedule.get(block).iter_vars]
-
-
-def _is_reduction(schedule: Any, block: Any) -> bool:
-    return REDUCTION in _kinds(schedule, block)
-
-
-def _is_plain(schedule: Any, block: Any) -> bool:
-    """Whether each loop over the block is one of its axes: constant extent, spatial before reduction."""
-    from tvm import tirx
-
-    kinds = _kinds(schedule, block)
-    loops = [schedule.get(loop) for loop in schedule.get_loops(block)]
-    return (
-        len(schedule.get(block).writes) == 1
-        and bool(kinds)
-        and kinds[0] == SPATIAL
-        and kinds == sorted(kinds)
-        and set(kinds) <= {SPATIAL, REDUCTION}
-        and len(loops) == len(kinds)
-        and all(isinstance(loop.extent, tirx.IntImm) for loop in loops)
-    )
-
-
-def _inline(schedule: Any, blocks: list[Any]) -> list[Any]:
-    """Compute element-wise blocks inside their only reader, but in no reduction, which would repeat them."""
-    from tvm.s_tir.schedule import ScheduleError
-
-    kept = []
-    for block in blocks:
-        consumers = schedule.get_consumers(block)
-        if len(consumers) == 1 and not any(_is_reduction(schedule, b) for b in (block, consumers[0])):
-            try:
-                schedule.compute_inline(block)
-                continue
-            except ScheduleError:
-                pass
-        kept.append(block)
-    return kept
-
-
-def _epilogue(schedule: Any, block: Any) -> Any | None:
-    """The only reader of a reduction, if it reads just the element it writes (bias, activation, residual)."""
-    consumers = schedule.get_consumers(block)
-    if len(consumers) != 1 or _is_reduction(schedule, consumers[0]):
-        return None
-    reader, produced = schedule.get(consumers[0]), schedule.get(block).writes[0].source
-    axes = [axis.var for axis in reader.iter_vars]
-    for region in reader.reads:
-        if region.source.same_as(produced):
-            points = [r.min for r in region.region]
-            if len(points) != len(axes) or not all(p.same_as(a) for p, a in zip(points, axes, strict=True)):
-                return None
-    written = [r.min for r in reader.writes[0].region]
-    same = len(written) == len(axes) and all(p.same_as(a) for p, a in zip(written, axes, strict=True))
-    return consumers[0] if same else None
 
 
 def _tile(schedule: Any, block: Any, epilogue: Any, vectors: Registers) -> None:

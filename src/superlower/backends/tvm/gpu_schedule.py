@@ -1,0 +1,311 @@
+"""Default schedules for NVIDIA GPUs: convolutions in tiles through shared memory, the rest by TVM's rules.
+
+TVM's rules (dlight) know matrix products, but run a convolution as one thread per output that loads both
+operands of each product from global memory. Here a block of threads shares a tile: each channel's weights and
+its window of the input are loaded once a block, and each thread keeps a tile of the output in registers
+(Volkov and Demmel, "Benchmarking GPUs to Tune Dense Linear Algebra", 2008, section 4.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+from superlower.backends.tvm import blocks
+
+WARP = 32
+CHANNELS_A_THREAD = 8
+ROWS_A_THREAD = 4
+"""8 x 4 outputs in registers: 12 elements from shared memory serve 32 products, in under 96 registers."""
+GROUPS = 8
+"""Warps a block, each of other channels: 256 threads."""
+SHARED_BYTES = 16 * 1024
+"""Of a block's tiles: three blocks fit into the 48 KB every architecture has for them at once."""
+ENOUGH_BLOCKS = 160
+"""Two for each of a V100's 80 multiprocessors; smaller tiles are better than idle multiprocessors."""
+UNROLLED_TAPS = 9
+VECTOR_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a convolution's outputs and sums are divided.
+
+    Attributes:
+        channels: output channels a thread holds.
+        groups: threads along the channels.
+        rows: rows a thread holds, of lanes[0] lines of threads each.
+        lanes: threads along the rows and the columns.
+    """
+
+    channels: int
+    groups: int
+    rows: int
+    lanes: tuple[int, int]
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of a block's tile of the output."""
+        return self.channels * self.groups, self.rows * self.lanes[0], self.lanes[1]
+
+
+def tile(channels: int, rows: int, columns: int, batch: int = 1) -> Tile:
+    """The tile for an output of these sizes: a warp along a row, as large as leaves enough blocks.
+
+    Sizes that divide the output are preferred: their blocks need no guards.
+    """
+    across = _fit(columns, WARP)
+    down = _fit(rows, max(1, WARP // across))
+    held = _fit(channels, CHANNELS_A_THREAD)
+    groups = _fit(ceil(channels / held), GROUPS)
+    tall = _fit(ceil(rows / down), ROWS_A_THREAD)
+
+    def count(tall: int, groups: int) -> int:
+        made = Tile(held, groups, tall, (down, across)).sizes
+        return batch * prod(ceil(a / b) for a, b in zip((channels, rows, columns), made, strict=True))
+
+    # Rows first: fewer of them cost the least sharing.
+    while tall > 1 and count(tall, groups) < ENOUGH_BLOCKS:
+        tall = _fit(ceil(rows / down), tall // 2)
+    while groups > 2 and count(tall, groups) < ENOUGH_BLOCKS:
+        groups = _fit(ceil(channels / held), groups // 2)
+    return Tile(held, groups, tall, (down, across))
+
+
+def _fit(extent: int, most: int) -> int:
+    """The largest divisor of an extent up to `most`; where that wastes half of them, `most` itself."""
+    if extent <= most:
+        return extent
+    divisor = next(d for d in range(most, 0, -1) if extent % d == 0)
+    return divisor if 2 * divisor > most else most
+
+
+def schedule_module(mod: Any, target: Any) -> tuple[Any, list[str]]:
+    """Schedule every primitive function of an IRModule for a CUDA target.
+
+    Returns:
+        The module, and the names of the convolutions tiled here.
+    """
+    from tvm import tirx
+    from tvm.s_tir import dlight
+    from tvm.s_tir.schedule import ScheduleError
+
+    tiled = []
+    for name, function in list(mod.functions_items()):
+        if not isinstance(function, tirx.PrimFunc):
+            continue
+        try:
+            mod[name] = schedule_convolution(function)
+        except ScheduleError:
+            continue
+        tiled.append(str(name.name_hint))
+    rules = dlight.gpu
+    with target:
+        mod = dlight.ApplyDefaultSchedule(
+            rules.Matmul(), rules.GEMV(), rules.Reduction(), rules.GeneralReduction(), rules.Fallback()
+        )(mod)
+    return mod, tiled
+
+
+def unbound(mod: Any) -> list[str]:
+    """Names of primitive functions with a block that no thread runs: such loops would run on the host."""
+    import tvm_ffi
+    from tvm import tirx
+
+    found = []
+    for name, function in mod.functions_items():
+        if not isinstance(function, tirx.PrimFunc):
+            continue
+        bound: list[bool] = []
+        tvm_ffi.structural_walk(
+            function.body,
+            [(tirx.For, lambda loop, seen=bound: seen.append(loop.kind == tirx.ForKind.THREAD_BINDING))],
+            order="post",
+        )
+        if not any(bound):
+            found.append(str(name.name_hint))
+    return found
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Which axis of a convolution's block is which, as positions among its axes.
+
+    Attributes:
+        channel: the output axis that the input isn't indexed by.
+        pixels: output axes that the weights aren't indexed by, batch first.
+        inner: the reduction axis of the input's channels.
+        taps: the other reduction axes.
+        extents: of all axes.
+        strides: of either operand (input, weights): by dimension, factors of the axes it is indexed by.
+        itemsize: bytes of an element of either operand.
+    """
+
+    channel: int
+    pixels: tuple[int, ...]
+    inner: int
+    taps: tuple[int, ...]
+    extents: tuple[int, ...]
+    strides: tuple[tuple[dict[int, int], ...], tuple[dict[int, int], ...]]
+    itemsize: int
+
+    def footprint(self, operand: int, sizes: dict[int, int]) -> int:
+        """Elements of an operand that a tile of these sizes by axis (1 where absent) reads."""
+        spans = (
+            1 + sum(abs(factor) * (sizes.get(axis, 1) - 1) for axis, factor in dim.items())
+            for dim in self.strides[operand]
+        )
+        return prod(spans)
+
+
+def schedule_convolution(function: Any) -> Any:
+    """A scheduled copy of a primitive function that is one convolution, with what is fused to it.
+
+    for block of channels x rows x columns:                     # blockIdx
+      for group, line x column:                                 # threadIdx
+        sums[channels a thread, rows a thread] = 0
+        for chunk of input channels:
+          shared input, shared weights = what the block's tile needs of them
+          for channel of chunk, taps...: sums += shared input * shared weights
+        output = epilogue(sums)
+
+    Raises:
+        ScheduleError: it isn't one: grouped convolutions, matrix products and poolings aren't.
+    """
+    from tvm import s_tir
+    from tvm.s_tir.schedule import ScheduleError
+
+    schedule = s_tir.Schedule(function)
+    found = schedule.get_child_blocks(schedule.get_sblock("root"))
+    if not all(blocks.is_plain(schedule, block) for block in found):
+        raise ScheduleError("a block's loops aren't its axes")
+    found = blocks.inline(schedule, found)
+    sums = [block for block in found if blocks.is_reduction(schedule, block)]
+    if len(sums) != 1:
+        raise ScheduleError(f"{len(sums)} reductions, where a convolution has one")
+    roles = _roles(schedule.get(sums[0]))
+    if roles is None:
+        raise ScheduleError("the reduction is no convolution")
+    epilogue = blocks.epilogue(schedule, sums[0])
+    if epilogue is None:
+        epilogue = schedule.cache_write(sums[0], 0, "global")
+    shared = [schedule.cache_read(sums[0], operand, "shared") for operand in (0, 1)]
+    for copy in shared:
+        _inline_producers(schedule, copy)
+    left = {blocks.name(schedule, block) for block in schedule.get_child_blocks(schedule.get_sblock("root"))}
+    if len(left) != 4:
+        raise ScheduleError("more is computed than the convolution and what is fused to it")
+    _tile(schedule, sums[0], epilogue, shared, roles)
+    return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
+
+
+def _roles(body: Any) -> _Roles | None:
+    from tvm import sym
+
+    axes = [axis.var for axis in body.iter_vars]
+    extents = tuple(int(axis.dom.extent) for axis in body.iter_vars)
+    sums = [i for i, axis in enumerate(body.iter_vars) if int(axis.iter_type) == blocks.REDUCTION]
+    if len(body.reads) != 2:
+        return None
+    strides = []
+    for region in body.reads:
+        dims = []
+        for dim in region.region:
+            factors = sym.detect_linear_equation(dim.min, axes)
+            if len(factors) != len(axes) + 1 or int(dim.extent) != 1:
+                return None
+            dims.append({i: int(f) for i, f in enumerate(factors[:-1]) if int(f) != 0})
+        strides.append(tuple(dims))
+    used = [{axis for dim in dims for axis in dim} for dims in strides]
+    output = [i for i in range(len(axes)) if i not in sums]
+    channels = [i for i in output if i not in used[0]]
+    pixels = [i for i in output if i not in used[1]]
+    slides = any(len(dim) > 1 for dim in strides[0])
+    if len(channels) != 1 or len(channels) + len(pixels) != len(output) or len(pixels) < 2 or not slides:
+        return None
+    return _Roles(
+        channel=channels[0],
+        pixels=tuple(pixels),
+        inner=sums[0],
+        taps=tuple(sums[1:]),
+        extents=extents,
+        strides=(strides[0], strides[1]),
+        itemsize=int(body.reads[0].source.dtype.bits) // 8,
+    )
+
+
+def _inline_producers(schedule: Any, copy: Any) -> None:
+    """Compute what a copy to shared memory reads (padding, a flip of the kernel) while it is copied."""
+    from tvm.s_tir.schedule import ScheduleError
+
+    while producers := schedule.get_producers(copy):
+        if any(blocks.is_reduction(schedule, block) for block in producers):
+            raise ScheduleError("an operand is itself a reduction")
+        for block in producers:
+            schedule.compute_inline(block)
+
+
+def _chunk(roles: _Roles, sizes: dict[int, int]) -> int:
+    """Input channels a block loads at a time: a divisor whose tiles fit into SHARED_BYTES."""
+
+    def size(channels: int) -> int:
+        of = {**sizes, roles.inner: channels}
+        return roles.itemsize * (roles.footprint(0, of) + roles.footprint(1, of))
+
+    extent = roles.extents[roles.inner]
+    fitting = [d for d in range(1, min(extent, WARP) + 1) if extent % d == 0 and size(d) <= SHARED_BYTES]
+    return max(fitting, default=1)
+
+
+def _tile(schedule: Any, block: Any, epilogue: Any, shared: list[Any], roles: _Roles) -> None:
+    down, across = roles.pixels[-2:]
+    batch = prod(roles.extents[i] for i in roles.pixels[:-2])
+    made = tile(roles.extents[roles.channel], roles.extents[down], roles.extents[across], batch)
+    sizes = dict(zip((roles.channel, down, across), made.sizes, strict=True))
+    sizes |= {tap: roles.extents[tap] for tap in roles.taps}
+
+    schedule.set_scope(block, 0, "local")
+    loops = schedule.get_loops(epilogue)
+    channel, group, held = schedule.split(loops[roles.channel], factors=[None, made.groups, made.channels])
+    row, tall, line = schedule.split(loops[down], factors=[None, made.rows, made.lanes[0]])
+    column, lane = schedule.split(loops[across], factors=[None, made.lanes[1]])
+    others = [loops[i] for i in roles.pixels[:-2]]
+    schedule.reorder(*others, channel, row, column, group, line, lane, held, tall)
+    schedule.bind(schedule.fuse(*others, channel), "blockIdx.z")
+    schedule.bind(row, "blockIdx.y")
+    schedule.bind(column, "blockIdx.x")
+    schedule.bind(group, "threadIdx.y")
+    thread = schedule.fuse(line, lane)
+    schedule.bind(thread, "threadIdx.x")
+    for loop in (held, tall):
+        schedule.unroll(loop)
+
+    schedule.compute_at(block, thread, preserve_unit_loops=True)
+    count = len(roles.extents)
+    own = schedule.get_loops(block)[-count:]
+    outer, inner = schedule.split(own[roles.inner], factors=[None, _chunk(roles, sizes)])
+    taps = [own[i] for i in reversed(roles.taps)]
+    output = [own[i] for i in (*roles.pixels[:-2], roles.channel, down, across)]
+    schedule.reorder(outer, inner, *taps, *output)
+    unrolled = taps if prod(roles.extents[i] for i in roles.taps) <= UNROLLED_TAPS else taps[-1:]
+    for loop in (*unrolled, *output):
+        schedule.unroll(loop)
+    whole = roles.extents[roles.channel] % made.sizes[0] == 0
+    for copy, lanes in zip(shared, (1, VECTOR_BYTES // roles.itemsize if whole else 1), strict=True):
+        schedule.compute_at(copy, outer, preserve_unit_loops=True)
+        _load(schedule, copy, made, lanes)
+    schedule.decompose_reduction(block, outer)
+
+
+def _load(schedule: Any, copy: Any, made: Tile, lanes: int) -> None:
+    """Share a copy among a block's threads, neighbours loading neighbours, some elements at a time."""
+    loops = schedule.get_loops(copy)[-len(schedule.get(copy).iter_vars) :]
+    last = int(schedule.get(loops[-1]).extent)
+    every = schedule.fuse(*loops)
+    if lanes > 1 and last % lanes == 0:
+        every, lane = schedule.split(every, factors=[None, lanes])
+        schedule.vectorize(lane)
+    _, group, thread = schedule.split(every, factors=[None, made.groups, prod(made.lanes)])
+    schedule.bind(group, "threadIdx.y")
+    schedule.bind(thread, "threadIdx.x")
