@@ -30,7 +30,33 @@ def cases(ops: Iterable[str] | None = None, large: bool | None = None) -> tuple[
 
 @cache
 def _all() -> tuple[Case, ...]:
-    from superlower.probes.cases import deform_conv, elementwise, grid_sample, linear, resize
+    from superlower.probes.cases import (
+        activations,
+        control_flow,
+        deform_conv,
+        elementwise,
+        grid_sample,
+        indexing,
+        linear,
+        movement,
+        normalization,
+        pooling,
+        quantize,
+        resize,
+    )
 
-    families = (grid_sample, deform_conv, resize, elementwise, linear)
+    families = (
+        grid_sample,
+        deform_conv,
+        resize,
+        linear,
+        pooling,
+        normalization,
+        activations,
+        elementwise,
+        movement,
+        indexing,
+        quantize,
+        control_flow,
+    )
     return tuple(case for family in families for case in family.cases())

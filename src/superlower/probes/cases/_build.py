@@ -128,9 +128,10 @@ def ints(*numbers: int) -> Fixed:
 
 
 class Draft:
-    """A model under construction: values typed by inference, one output an argument of `model`."""
+    """A model under construction. A graph inside of another takes a prefix, for names may not be doubled."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
         self.inputs: list[ir.Value] = []
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
@@ -145,7 +146,7 @@ class Draft:
         """An initializer."""
         tensor = ir.tensor(fixed.array)
         value = ir.Value(
-            name=f"constant{len(self.constants)}",
+            name=f"{self.prefix}constant{len(self.constants)}",
             shape=ir.Shape(fixed.array.shape),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
@@ -155,7 +156,9 @@ class Draft:
 
     def add(self, op: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> list[ir.Value]:
         """A node; gives its outputs."""
-        node = ir.node(op, inputs, attributes, num_outputs=outputs, name=f"{op}_{len(self.nodes)}")
+        node = ir.node(
+            op, inputs, attributes, num_outputs=outputs, name=f"{self.prefix}{op}_{len(self.nodes)}"
+        )
         for index, value in enumerate(node.outputs):
             value.name = f"{node.name}_{index}"
         self.nodes.append(node)
@@ -164,7 +167,7 @@ class Draft:
     def graph(self, outputs: Sequence[ir.Value], opset: int, name: str = "probe") -> ir.Graph:
         """The graph, its outputs named out0, out1, ..."""
         for index, value in enumerate(outputs):
-            value.name = f"out{index}"
+            value.name = f"{self.prefix}out{index}"
         return ir.Graph(
             self.inputs,
             outputs,
@@ -204,6 +207,7 @@ def probe(
     *,
     attributes: Mapping[str, Any] | None = None,
     outputs: int = 1,
+    alike: bool = False,
     large: bool = False,
 ) -> Case:
     """A case of one node.
@@ -218,6 +222,7 @@ def probe(
         tolerance: what outputs are held to.
         attributes: of the node.
         outputs: how many outputs the node has.
+        alike: the outputs have the first input's type and shape, and inference can't tell.
         large: a wide frame.
     """
     given = dict(attributes or {})
@@ -233,7 +238,12 @@ def probe(
             else draft.input(f"in{i}", each)
             for i, each in enumerate(inputs)
         ]
-        return draft.model(draft.add(op, *values, outputs=outputs, **given), opset)
+        made = draft.add(op, *values, outputs=outputs, **given)
+        first = values[0]
+        if alike and first is not None:
+            for value in made:
+                value.type, value.shape = first.type, first.shape
+        return draft.model(made, opset)
 
     def expected(arrays: Arrays) -> dict[str, Array]:
         found = reference(
