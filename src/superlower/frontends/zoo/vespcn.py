@@ -1,7 +1,4 @@
-"""VESPCN (Caballero et al., CVPR 2017) as a temporal program: a window of three frames.
-
-output[t] = upscale(previous=frame[t-1], x=frame[t], following=frame[t+1])
-"""
+"""VESPCN (Caballero et al., CVPR 2017): a window of three frames."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
 from superlower.frontends.zoo.build import (
     choice_option,
     clip_reference,
-    export_graphs,
     frame_of,
     known_options,
     missing_torch,
@@ -19,7 +15,8 @@ from superlower.frontends.zoo.build import (
     provenance,
     read_weights,
 )
-from superlower.program.model import Edge, Equation, Program, Stream, TemporalModel
+from superlower.frontends.zoo.window import export_window
+from superlower.program.model import Edge, TemporalModel
 
 if TYPE_CHECKING:
     from superlower.frontends.zoo.vespcn_torch import VespcnNet
@@ -64,27 +61,17 @@ class Vespcn:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
             MissingSdkError: PyTorch isn't installed.
         """
-        frame_of(request, scale=SCALE)
         network = self._network(request)
         channels = network.channels
-        program = Program(
+        return export_window(
+            network,
+            network.upscale,
             name=self.name,
             frame=frame_of(request, scale=SCALE, channels=channels, multiple=MULTIPLE),
-            streams={
-                "frame": Stream(shape=(1, channels, "H", "W"), edge=Edge.REPLICATE),
-                "output": Stream(shape=(1, channels, f"{SCALE}*H", f"{SCALE}*W")),
-            },
-            equations=(
-                Equation(
-                    name="upscale",
-                    graph="upscale",
-                    inputs={"previous": "frame[t-1]", "x": "frame[t]", "following": "frame[t+1]"},
-                    outputs={"output": "output"},
-                ),
-            ),
+            radius=1,
+            edge=Edge.REPLICATE,
             provenance=provenance(self.name, self.paper, request, channels=channels),
         )
-        return export_graphs(network, program, upscale=network.upscale)
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""
