@@ -6,23 +6,28 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
 from superlower.backends.base import Artifact, Backend
 from superlower.errors import BadInputError, MissingSdkError
 from superlower.targets.base import Precision, Target
 
 
-def absent(module: str, install: str) -> str | None:
+def absent(module: str, install: str, index: str = "") -> str | None:
     """Why `module` can't be imported, with the command to install it; None if it is found. Imports nothing.
 
     Args:
         module: top-level module name.
         install: what pip takes ("openvino", "superlower[tvm]").
+        index: package index that has it, besides pip's own.
     """
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         found = None
-    return None if found else f"{module} isn't installed: pip install '{install}'"
+    extra = f" --extra-index-url {index}" if index else ""
+    return None if found else f"{module} isn't installed: pip install '{install}'{extra}"
 
 
 def version(*distributions: str) -> str:
@@ -33,6 +38,20 @@ def version(*distributions: str) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return ""
+
+
+def wrong_version(backend: Backend, target: Target, package: str, install: str) -> str | None:
+    """Why the installed version of a backend's SDK can't serve a target; None if it can, or none is here.
+
+    Args:
+        package: as in `Backend.versions`.
+        install: command that installs a right one; "{range}" stands for the versions.
+    """
+    here, allowed = backend.versions().get(package, ""), target.backends.get(backend.name, "")
+    if not here or Version(here) in SpecifierSet(allowed, prereleases=True):
+        return None
+    command = install.format(range=allowed)
+    return f"{backend.title} {here} is here, and {target.title} needs {allowed}: {command}"
 
 
 def unserved(

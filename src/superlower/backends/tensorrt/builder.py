@@ -7,8 +7,7 @@ One build is one process: plans built later in a process differ from those of a 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import msgspec
 import onnx_ir
 
 from superlower import ir
-from superlower.backends.tensorrt.cuda import Context, Device, Driver
+from superlower.backends.tensorrt.cuda import Device, on_device
 from superlower.backends.tensorrt.inspector import read_inspector
 from superlower.backends.tensorrt.layers import EngineLayers, read_layers
 from superlower.backends.tensorrt.network import Refusal, Sdk, misread, pin_types, process_sdk, samplers
@@ -141,24 +140,8 @@ def build(fields: dict[str, object], workdir: Path) -> dict[str, object]:
         BuildFailedError: the SDK gave no plan.
     """
     request = msgspec.convert(fields, Request)
-    with _on_device(request.device) as device:
+    with on_device(request.device) as device:
         return _build(request, workdir, device)
-
-
-@contextmanager
-def _on_device(index: int | None) -> Iterator[Device | None]:
-    """Make a GPU the one that the SDK builds on."""
-    if index is None:
-        yield None
-        return
-    driver = Driver()
-    device = driver.devices()[index]
-    context = Context(driver, device)
-    try:
-        context.enter()
-        yield device
-    finally:
-        context.close()
 
 
 def _build(request: Request, workdir: Path, device: Device | None) -> dict[str, object]:
@@ -193,7 +176,8 @@ def _build(request: Request, workdir: Path, device: Device | None) -> dict[str, 
         layers = _inspected(sdk, request, plan, layers)
     _write(workdir / PLAN, memoryview(plan))
     _write(workdir / LAYERS, msgspec.json.format(msgspec.json.encode(layers), indent=1))
-    return {**layers.facts(), "plan_bytes": plan.nbytes, "sdk_version": str(sdk.module.__version__)}
+    facts = {**layers.facts(), "plan_bytes": plan.nbytes, "sdk_version": str(sdk.module.__version__)}
+    return facts if device is None else {**facts, "gpu": device.name, "sm": device.sm}
 
 
 def _types(model: onnx_ir.Model) -> dict[str, onnx_ir.DataType]:

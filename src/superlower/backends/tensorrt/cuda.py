@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any
@@ -151,6 +153,22 @@ class Context:
         if self._open:
             self._open = False
             self.driver.call("cuDevicePrimaryCtxRelease_v2", self._handle)
+
+
+@contextmanager
+def on_device(index: int | None) -> Iterator[Device | None]:
+    """Make a GPU, by its number among those here, the one the calling thread works on; None does nothing."""
+    if index is None:
+        yield None
+        return
+    driver = Driver()
+    device = driver.devices()[index]
+    context = Context(driver, device)
+    try:
+        context.enter()
+        yield device
+    finally:
+        context.close()
 
 
 class Stream:

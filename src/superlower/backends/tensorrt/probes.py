@@ -19,6 +19,7 @@ from superlower import ir
 from superlower.backends import probe, tables
 from superlower.backends.base import Backend, NodeSupport, Support
 from superlower.backends.process import build_in_subprocess
+from superlower.backends.tensorrt.cuda import on_device
 from superlower.backends.tensorrt.network import Refusal, Sdk, misread, process_sdk, samplers
 from superlower.backends.tensorrt.rules import Rule, breaches
 from superlower.errors import BuildFailedError
@@ -143,6 +144,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         rules: "module:NAME" of its hardware rules.
         sdk: module to import.
         capability: as in `Asker`.
+        device: number of the GPU that the SDK needs to start; None for one that needs none.
     """
 
     backend: str
@@ -150,7 +152,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     sdk: str
     target: Target
     precision: Precision
-    capability: str
+    capability: str = ""
+    device: int | None = None
 
 
 class Covered(msgspec.Struct, frozen=True):
@@ -199,8 +202,12 @@ def cover(fields: dict[str, object], workdir: Path) -> dict[str, object]:
     backend: Backend = _resolve(question.backend)()
     rules: Sequence[Rule] = _resolve(question.rules)
     sm = question.target.compute_capability or 0
-    ask = Asker(process_sdk(question.sdk), Journal(workdir / JOURNAL), question.capability, rules, sm)
+    sdk = process_sdk(question.sdk)
+    ask = Asker(sdk, Journal(workdir / JOURNAL), question.capability, rules, sm)
     model = ir.load(workdir / MODEL)
     passes = backend.legalize(question.target, question.precision)
-    found = probe.coverage(model, tables.known_wrong(ask, backend, question.target), passes)
+    with on_device(question.device) as device:
+        if device is not None:
+            sdk.register_plugins()
+        found = probe.coverage(model, tables.known_wrong(ask, backend, question.target), passes)
     return {"nodes": [msgspec.to_builtins(Covered(n.node, n.op, n.support, n.detail)) for n in found]}
