@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -26,7 +27,8 @@ class Key:
     Attributes:
         op: as "GridSample" or "domain::Op".
         since: version of the operator's definition (GridSample: 16, 20 or 22), 0 if the domain isn't ONNX's.
-        dtype: element type of the first floating-point input, else of the first input ("fp16", "int64").
+        dtype: element type of the first floating-point input, else of the first input ("fp16", "int64"); for
+            what has no inputs, or only a condition, of the first output.
         setting: what else decides, sorted: attributes with their defaults filled in, presence of optional
             inputs, ranks; ("mode=linear", "padding_mode=zeros").
     """
@@ -57,11 +59,16 @@ def key_of(node: ir.Node, opset: int) -> Key:
 
 
 def _dtype(node: ir.Node) -> str:
-    types = [v.dtype for v in node.inputs if v is not None and v.dtype is not None]
+    told_by = node.outputs if not node.inputs or node.op_type == "If" else node.inputs
+    types = [v.dtype for v in told_by if v is not None and v.dtype is not None]
     chosen = next((t for t in types if t.is_floating_point()), types[0] if types else None)
     if chosen is None:
         return "untyped"
-    return _DTYPES.get(chosen, chosen.name.lower())
+    return _type_name(chosen)
+
+
+def _type_name(type_: ir.DataType) -> str:
+    return _DTYPES.get(type_, type_.name.lower())
 
 
 def _setting(node: ir.Node, schema: onnx.defs.OpSchema | None) -> list[str]:
@@ -90,7 +97,7 @@ def _default(attribute: onnx.defs.OpSchema.Attribute) -> object:
 def _told(node: ir.Node, name: str, value: object) -> str | None:
     """An attribute as part of a setting: names and switches as they are, of lists if they do anything."""
     if isinstance(value, str):
-        return f"{name}={value}"
+        return f"{name}={_relabelled(value) if name == 'equation' else value}"
     if isinstance(value, int) and name not in _FREE_INTEGERS:
         return f"{name}={value if value in (0, 1) else 'n'}"
     if isinstance(value, (list, tuple)) and name in ("dilations", "output_padding", "output_shape"):
@@ -101,30 +108,57 @@ def _told(node: ir.Node, name: str, value: object) -> str | None:
     return None
 
 
+def _relabelled(equation: str) -> str:
+    """An Einsum's equation with its letters in the order of the alphabet, and without spaces."""
+    letters = dict.fromkeys(letter for letter in equation if letter.isalpha())
+    names = {letter: chr(ord("a") + index) for index, letter in enumerate(letters)}
+    return "".join(names.get(letter, letter) for letter in equation if letter != " ")
+
+
 def _facts(node: ir.Node) -> dict[str, str]:
     """What decides besides attributes, operator by operator."""
     rank = _rank(node, 0)
-    if node.op_type in ("Conv", "ConvTranspose", "GridSample", "AveragePool", "MaxPool"):
-        return {"rank": str(rank)}
-    if node.op_type == "DeformConv":
-        return {"rank": str(rank), "mask": _given(node, 4), "bias": _given(node, 3)}
-    if node.op_type == "Resize":
-        return {"rank": str(rank), **_resize(node)}
-    if node.op_type in ("Clip", "Gather", "GatherND", "ScatterND", "ScatterElements"):
-        return {"constant_indices": _constant(node, 1)} if node.op_type != "Clip" else {}
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        scale = node.inputs[1] if len(node.inputs) > 1 else None
-        per = (
-            "unknown"
-            if scale is None or scale.shape is None
-            else "tensor"
-            if len(scale.shape) == 0
-            else "axis"
-        )
-        zero = node.inputs[2] if len(node.inputs) > 2 else None
-        kind = "uint8" if zero is None or zero.dtype is None else zero.dtype.name.lower()
-        return {"per": per, "quantized": kind}
-    return {}
+    match node.op_type:
+        case "GridSample" | "AveragePool" | "MaxPool" | "InstanceNormalization":
+            return {"rank": str(rank)}
+        case "Conv" | "ConvTranspose":
+            return {"rank": str(rank), "weights": _known(node, 1)}
+        case "DeformConv":
+            return {"rank": str(rank), "mask": _given(node, 4), "bias": _given(node, 3)}
+        case "Resize":
+            return {"rank": str(rank), **_resize(node)}
+        case "Gather" | "GatherElements" | "GatherND" | "ScatterND" | "ScatterElements":
+            return {"indices": _signed(node, 1)}
+        case "Slice":
+            return {"steps": _signed(node, 4)}
+        case "Pad":
+            return {"pads": _signed(node, 1)}
+        case "PRelu":
+            return {"slope": _known(node, 1)}
+        case "Clip":
+            return {"bounds": "computed" if "computed" in (_known(node, 1), _known(node, 2)) else "constant"}
+        case "LayerNormalization":
+            return {"bias": _given(node, 2)}
+        case "Loop":
+            return {"rounds": _known(node, 0), "scans": str(len(node.outputs) - len(node.inputs) + 2)}
+        case "Cast":
+            to = node.attributes.get("to")
+            return {"to": "unknown" if to is None else _type_name(ir.DataType(to.as_int()))}
+        case "QuantizeLinear" | "DequantizeLinear":
+            return _quantization(node)
+        case _:
+            return {}
+
+
+def _quantization(node: ir.Node) -> dict[str, str]:
+    scale = node.inputs[1] if len(node.inputs) > 1 else None
+    shape = None if scale is None else scale.shape
+    per = "unknown" if shape is None else ("tensor", "axis", "block")[min(len(shape), 2)]
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if zero is None and node.op_type == "DequantizeLinear":
+        zero = node.inputs[0]
+    kind = "uint8" if zero is None or zero.dtype is None else zero.dtype.name.lower()
+    return {"per": per, "quantized": kind}
 
 
 def _resize(node: ir.Node) -> dict[str, str]:
@@ -149,9 +183,18 @@ def _given(node: ir.Node, index: int) -> str:
     return "yes" if _present(node, index) is not None else "no"
 
 
-def _constant(node: ir.Node, index: int) -> str:
-    value = node.inputs[index] if index < len(node.inputs) else None
-    return "yes" if constant_value(value) is not None else "no"
+def _known(node: ir.Node, index: int) -> str:
+    """Whether an input, if there is one, is a constant."""
+    if _present(node, index) is None:
+        return "none"
+    return "constant" if constant_value(node.inputs[index]) is not None else "computed"
+
+
+def _signed(node: ir.Node, index: int) -> str:
+    """The same of integers, with whether any is below zero."""
+    known = _known(node, index)
+    value = constant_value(node.inputs[index]) if known == "constant" else None
+    return "negative" if value is not None and np.any(np.sign(value) < 0) else known
 
 
 def _rank(node: ir.Node, index: int) -> int:

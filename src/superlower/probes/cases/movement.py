@@ -8,20 +8,25 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from superlower.probes.case import Array, Case
+from superlower.probes.case import Array, Arrays, Case
 from superlower.probes.cases._build import (
     EXACT,
     KINDS,
     OPSET,
+    Draft,
     Fed,
     Fixed,
     Input,
     Kind,
+    feeder,
     fixed,
     integers,
     ints,
+    named,
     probe,
+    rounded,
     uniform,
+    weights,
 )
 
 _SHAPE = (2, 4, 3, 5)
@@ -35,6 +40,7 @@ def cases() -> Iterator[Case]:
         yield from _slices(kind, image)
         yield from _pads(kind, image)
         yield from _pixels(kind)
+        yield _constant(kind)
     whole = integers(-9, 9, *_SHAPE)
     yield from _layouts("int64", whole)
     yield from _slices("int64", whole)
@@ -62,6 +68,23 @@ def _layouts(kind: Kind | str, x: Fed) -> Iterator[Case]:
     yield case("Squeeze", "all", [thin], np.squeeze)
     yield case("Expand", "plain", [thin, ints(2, 4, 1, 5)], lambda a, _: np.broadcast_to(a, (2, 4, 3, 5)))
     yield case("Tile", "plain", [x, ints(1, 2, 1, 3)], np.tile)
+
+
+def _constant(kind: Kind) -> Case:
+    """A Constant node, for exporters write weights so too; and a sum, for a graph must have inputs."""
+    x, held = uniform(kind, *_SHAPE), weights(kind, *_SHAPE)
+
+    def model() -> ir.Model:
+        draft = Draft()
+        constant = draft.add("Constant", value=ir.tensor(held.array))[0]
+        return draft.model(draft.add("Add", draft.input("in0", x), constant), OPSET)
+
+    def reference(arrays: Arrays) -> dict[str, Array]:
+        return {"out0": arrays["in0"].astype(np.float64) + held.array.astype(np.float64)}
+
+    tolerance = rounded(kind, 1, 2.0, "one sum")
+    name = named("Constant", "plain", OPSET, kind.name)
+    return Case(name, "Constant", model, feeder({"in0": x}), reference, tolerance)
 
 
 def _slices(kind: Kind | str, x: Fed) -> Iterator[Case]:
