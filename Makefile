@@ -72,6 +72,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	@$(BIN)/python docs/generate_targets.py
+	@$(BIN)/python docs/generate_known_bugs.py
 
 clean:
 	@rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

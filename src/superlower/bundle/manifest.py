@@ -76,6 +76,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         measured: None where it can't run on the machine that compiled it; `unchecked` says why.
         tolerance: largest |output - reference| that `check` accepts, on the contract's value range.
         tolerance_reason: where that number comes from.
+        warnings: known bugs of the SDK that the graphs meet, "graph: symptom (nodes): cure [rule]".
     """
 
     name: str
@@ -89,6 +90,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     machine: dict[str, str] = {}
     measured: Measured | None = None
     unchecked: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -55,6 +55,11 @@ class Match(NamedTuple):
 class Always(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="always"):
     """Whatever the graph: backend, versions, target and precision decide."""
 
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        return "any graph"
+
     def matches(self, model: ir.Model) -> Iterator[Match]:
         """See the class."""
         yield Match(None)
@@ -62,6 +67,11 @@ class Always(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 class Invalid(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="invalid"):
     """The graph breaks ONNX's own rules, as onnx.checker says."""
+
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        return "graphs that break ONNX's rules"
 
     def matches(self, model: ir.Model) -> Iterator[Match]:
         """See the class."""
@@ -83,6 +93,11 @@ class Opset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     def __post_init__(self) -> None:
         """Read the range once, for its errors."""
         SpecifierSet(self.range)
+
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        return f"opset {self.range}"
 
     def matches(self, model: ir.Model) -> Iterator[Match]:
         """See the class."""
@@ -123,6 +138,16 @@ class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
             if unknown := [name for name in (*self.where, *self.beyond) if name not in known]:
                 raise ValueError(f"{op} has no attribute {unknown[0]}")
 
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        parts = [" ".join((" or ".join(self.types), ", ".join(self.ops) or "any operator")).strip()]
+        parts += [f"opset {self.opset}"] if self.opset else []
+        parts += [f"rank {self.rank}"] if self.rank else []
+        parts += [f"{name} {' or '.join(map(str, values))}" for name, values in self.where.items()]
+        parts += [f"{k} other than {' or '.join(map(str, v))}" if v else k for k, v in self.beyond.items()]
+        return ", ".join(parts)
+
     def matches(self, model: ir.Model) -> Iterator[Match]:
         """See the class."""
         if self.opset and str(model.opset_imports.get("", 0)) not in SpecifierSet(self.opset):
@@ -156,6 +181,11 @@ class ForeignDomain(
 
     functions: bool = False
 
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        return "operators of other domains than ONNX's"
+
     def matches(self, model: ir.Model) -> Iterator[Match]:
         """See the class."""
         for node in _nodes(model):
@@ -170,6 +200,11 @@ class NarrowGrid(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     The detail is the largest rounding of a coordinate in pixels: half a step of the type between 0.5 and 1 is
     2^-12 of fp16 (2^-9 of bf16), and [-1, 1] spans the image's larger side.
     """
+
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        return "GridSample by a grid that was computed in fp16 or bf16"
 
     def matches(self, model: ir.Model) -> Iterator[Match]:
         """See the class."""
@@ -189,6 +224,11 @@ class RoundedScales(
 ):
     """Resizes by scales that don't make whole sizes (align_corners aside, where scales aren't used)."""
 
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        return "Resize by scales that make no whole sizes"
+
     def matches(self, model: ir.Model) -> Iterator[Match]:
         """See the class."""
         for node, factors, shape in _scaled(model):
@@ -205,6 +245,11 @@ class ComputedScales(
 ):
     """Resizes by scales that aren't constant, or of an image whose size isn't."""
 
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        return "Resize by scales that aren't constant"
+
     def matches(self, model: ir.Model) -> Iterator[Match]:
         """See the class."""
         for node, factors, shape in _scaled(model):
@@ -214,6 +259,11 @@ class ComputedScales(
 
 class ZeroScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="zero-scale"):
     """QuantizeLinear and DequantizeLinear with a constant scale that holds a zero (or less)."""
+
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        return "QuantizeLinear, DequantizeLinear with a scale of zero"
 
     def matches(self, model: ir.Model) -> Iterator[Match]:
         """See the class."""
@@ -239,6 +289,11 @@ class QuantizedActivations(
         """Hold the names to those there are."""
         if unknown := [name for name in self.types if name not in TYPES]:
             raise ValueError(f"type {unknown[0]} is none of {', '.join(TYPES)}")
+
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        return f"activations quantized to {' or '.join(self.types)}"
 
     def matches(self, model: ir.Model) -> Iterator[Match]:
         """See the class."""

@@ -206,4 +206,3 @@ def settings(
     context = Context(backend, versions, target, precision)
     held = [r for r in rules() if r.graph_free and r.action is Action.SET and applies(r, context)]
     return {key: value for rule in held for key, value in rule.settings.items()}
-

@@ -203,4 +203,3 @@ def open_upwards(range_: str) -> bool:
     """Whether a range has no upper end and isn't "any": it tells of something dropped, not of a bug."""
     operators = {part.operator for part in SpecifierSet(range_)}
     return bool(operators) and operators <= {">", ">="}
-

@@ -17,6 +17,8 @@ from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
 from superlower.bundle.manifest import Measured, PassRecord, Variant
 from superlower.check.crosscheck import check_variant
 from superlower.check.tolerance import tolerance
+from superlower.doctor.examine import Context
+from superlower.doctor.treat import treat
 from superlower.driver.progress import Progress, Silent
 from superlower.driver.reference import Feeds, validation_feeds
 from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, SuperlowerError
@@ -224,18 +226,24 @@ def _build(
     engines: dict[str, Artifact] = {}
     records: list[PassRecord] = []
     passes = job.backend.legalize(job.target, job.precision)
+    own = f"{job.backend.name}."
+    settings = {k.removeprefix(own): v for k, v in options.settings.items() if k.startswith(own)}
+    context = Context(job.backend.name, job.backend.versions(), job.target, job.precision, settings)
+    warnings: list[str] = []
     for name, graph in model.graphs.items():
         legal, reports = apply(graph, passes, feeds[name])
-        records += [record_of(name, report) for report in reports]
+        treated = treat(context, legal, feeds[name])
+        records += [record_of(name, report) for report in (*reports, *treated.reports)]
+        warnings += [f"{name}: {warning}" for warning in treated.warnings]
         workdir = place / name
         workdir.mkdir(parents=True)
         states = state_pairs(model.program, name) if states_inside else ()
-        own = f"{job.backend.name}."
-        settings = {k.removeprefix(own): v for k, v in options.settings.items() if k.startswith(own)}
         asked = replace(options, precision=job.precision, stateful=states, settings=settings)
-        engines[name] = job.backend.compile(legal, job.target, asked, workdir)
+        engines[name] = job.backend.compile(treated.model, job.target, asked, workdir)
         _tidy(workdir, engines[name])
         progress.advance(name)
+    for warning in warnings:
+        log.warning("%s, %s", job.name, warning)
     limit = tolerance(job.precision, model.program.frame, atol)
     flags = (
         required_flags(job.target) if job.backend.name == "tvm" and job.target.kind == "cpu" else frozenset()
@@ -250,6 +258,7 @@ def _build(
         tolerance=limit.max_abs,
         tolerance_reason=limit.reason,
         machine={"processor": job.target.title, "flags": " ".join(sorted(flags))} if flags else {},
+        warnings=tuple(warnings),
     )
 
 
