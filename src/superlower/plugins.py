@@ -1,6 +1,7 @@
 """Lazy tables of what is installed: superlower's own entries and third parties', by entry point.
 
-Every kind (backend, frontend, target, pass) is one entry-point group: plug-ins are found as our parts are.
+Every kind (backend, frontend, target, pass, program pass) is one entry-point group: plug-ins are found as our
+parts are.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ GROUPS = {
     "frontend": "superlower.frontends",
     "target": "superlower.targets",
     "pass": "superlower.passes",
+    "program pass": "superlower.program_passes",
 }
 
 
 @cache
 def table(kind: str) -> dict[str, EntryPoint]:
-    """Entry points of a kind ("backend", "frontend", "target", "pass") by name, none of them imported.
+    """Entry points of a kind (a key of `GROUPS`) by name, none of them imported.
 
     Raises:
         BadInputError: two distributions claim one name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +14,12 @@ Array = NDArray[np.generic]
 
 
 def evaluate(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """The model's outputs by name.
+    """The model's outputs by name: see `prepare`."""
+    return prepare(model)(feeds)
+
+
+def prepare(model: ir.Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """A function from inputs to outputs, by name.
 
     Graph optimisations are off: they would fuse and re-lay-out two versions of a graph in two ways, and what
     is compared must be the graphs, not the optimiser. ONNX Runtime's own exceptions pass through.
@@ -32,8 +37,12 @@ def evaluate(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
     )
     names = [o.name for o in session.get_outputs()]
     wanted = {i.name for i in session.get_inputs()}
-    given = {name: _plain(array) for name, array in feeds.items() if name in wanted}
-    return dict(zip(names, (np.asarray(v) for v in session.run(names, given)), strict=True))
+
+    def outputs(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        given = {name: _plain(array) for name, array in feeds.items() if name in wanted}
+        return dict(zip(names, (np.asarray(v) for v in session.run(names, given)), strict=True))
+
+    return outputs
 
 
 def _plain(array: Array) -> Array:
