@@ -15,8 +15,8 @@ INTRODUCTION = """\
 
 What the SDKs are known to refuse, to compute wrongly or to do without a word, and what superlower does about
 each. `compile` applies the rules to every graph just before it is built; `superlower doctor --rules` lists
-them, and which concern what is installed. Each has a scenario in `tests/doctor` that goes wrong without it, in
-the SDK itself where it can be run.
+them, and which concern what is installed. Each has a scenario in `tests/doctor` that goes wrong without it,
+in the SDK itself where it can be run.
 
 | what superlower does | meaning |
 | --- | --- |
