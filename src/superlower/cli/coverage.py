@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from superlower.backends.base import NodeSupport, Support
+from superlower.backends import tables
+from superlower.backends.base import Support
 from superlower.backends.registry import backend, backends
 from superlower.cli.common import (
     BackendNames,
     Bars,
     JsonFlag,
-    PrecisionNames,
-    TargetNames,
     console,
     parse_precisions,
     parse_size,
@@ -23,8 +24,16 @@ from superlower.cli.common import (
     print_json,
     print_table,
 )
-from superlower.errors import MissingSdkError, UnsupportedOperatorError
+from superlower.driver.coverage import Cell, survey
+from superlower.driver.probe import Refreshed, refresh
+from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError
 from superlower.frontends import onnx_files
+from superlower.probes.cases import cases
+from superlower.report import coverage as view
+from superlower.report.gather import machine
+from superlower.report.html import write_page
+from superlower.targets.base import Precision
+from superlower.targets.catalog import targets as known_targets
 
 
 def register(app: typer.Typer) -> None:
@@ -33,88 +42,215 @@ def register(app: typer.Typer) -> None:
 
 
 def coverage(
-    model: Annotated[Path, typer.Argument(help="Program folder or .onnx file.")],
-    targets: TargetNames,
+    model: Annotated[Path | None, typer.Argument(help="Program folder or .onnx file.")] = None,
+    targets: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="Repeatable; see `targets`. Default: all.")
+    ] = None,
     backend_names: BackendNames = None,
-    precisions: PrecisionNames = None,
+    precisions: Annotated[
+        list[str] | None, typer.Option("--precision", "-p", help="Repeatable, or all. Default: fp32.")
+    ] = None,
     size: Annotated[str | None, typer.Option("--size", help="For an .onnx with free sizes.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page, too.")] = None,
+    from_tables: Annotated[
+        bool, typer.Option("--from-tables", help="Answer from probe tables, though SDKs are here.")
+    ] = False,
+    refresh_tables: Annotated[
+        bool, typer.Option("--refresh-tables", help="Probe the SDKs that are here, and write the tables.")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--tables", help="Folder of probe tables, before superlower's own.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Say how each backend serves every node of MODEL on each target.
 
-    Asks the SDK's own parser or compiler where it is installed; a backend that can't answer without it is
-    left out, unless asked for by name. Exit code 3 when a node is unsupported.
+    Asks the SDK's own parser or compiler where it is installed, else a table of what probes of it found. A
+    node that is computed wrongly is unsupported. Exit code 3 when a node is unsupported by a backend that
+    serves the target.
     """
+    chosen = [backend(name) for name in dict.fromkeys(backend_names)] if backend_names else backends()
+    where = parse_targets(targets) if targets else known_targets()
+    wanted = list(Precision) if precisions == ["all"] else parse_precisions(precisions)
     height, width = parse_size(size) if size else (None, None)
-    graphs = onnx_files.load(model, height=height, width=width).graphs
-    chosen = [backend(name) for name in backend_names] if backend_names else backends()
-    rows: list[dict[str, object]] = []
-    unserved: list[tuple[str, str, str, str]] = []
-    with Bars() as bars:
-        for sdk in chosen:
-            for where in parse_targets(targets):
-                for precision in parse_precisions(precisions):
-                    if (reason := sdk.serves(where, precision)) is not None:
-                        unserved.append((sdk.name, where.name, precision, reason))
-                        continue
-                    bars.stage(f"{sdk.name} on {where.name} at {precision}", len(graphs))
-                    try:
-                        for name, graph in graphs.items():
-                            found = sdk.coverage(graph, where, precision)
-                            rows += [_row(sdk.name, where.name, precision, name, node) for node in found]
-                            bars.advance(name)
-                    except MissingSdkError as error:
-                        if backend_names:
-                            raise
-                        unserved.append((sdk.name, where.name, precision, str(error)))
-    bad = [row for row in rows if row["support"] is Support.UNSUPPORTED]
+    if model is None and not refresh_tables:
+        raise BadInputError("give a program folder or an .onnx file, or --refresh-tables")
+    loaded = onnx_files.load(model, height=height, width=width) if model is not None else None
+    document: dict[str, object] = {}
+    with _tables(folder, forced=from_tables), Bars() as bars:
+        if refresh_tables:
+            found = refresh(chosen, folder or tables.shipped(), cases(), bars)
+            document["tables"] = [_told(table) for table in found]
+        cells = survey(loaded.graphs, chosen, where, wanted, bars) if loaded is not None else []
+    if loaded is not None:
+        if backend_names:
+            _require(cells)
+        document |= {"model": loaded.program.name, **_document(cells)}
+        if html is not None:
+            versions = {} if from_tables else {k: v for sdk in chosen for k, v in sdk.versions().items()}
+            page = view.render(cells, model=loaded.program.name, machine=machine(), versions=versions)
+            write_page(page, html)
     if json:
-        print_json({"nodes": rows, "unserved": unserved})
+        print_json(document)
     else:
-        _tables(rows, unserved)
+        if refresh_tables:
+            _show_refreshed(found)
+        if loaded is not None:
+            _show(cells)
+    _refuse(cells)
+
+
+@contextmanager
+def _tables(folder: Path | None, *, forced: bool) -> Iterator[None]:
+    """Where tables are and whether they are to answer, for this process and those it starts."""
+    wanted = {tables.FOLDER: str(folder.absolute())} if folder else {}
+    wanted |= {tables.FORCED: "1"} if forced else {}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _require(cells: Sequence[Cell]) -> None:
+    """A backend asked for by name that could not be asked about anything is an error."""
+    for name in dict.fromkeys(cell.backend for cell in cells):
+        own = [cell for cell in cells if cell.backend == name]
+        reason = next((cell.unasked for cell in own if cell.unasked is not None), None)
+        if reason is not None and not any(cell.graphs for cell in own):
+            raise MissingSdkError(reason)
+
+
+def _refuse(cells: Sequence[Cell]) -> None:
+    bad = [
+        (cell, graph, node)
+        for cell in cells
+        for graph, nodes in cell.graphs.items()
+        for node in nodes
+        if node.support is Support.UNSUPPORTED
+    ]
     if bad:
-        first = bad[0]
+        cell, graph, node = bad[0]
         raise UnsupportedOperatorError(
-            f"{len(bad)} nodes are unsupported, the first {first['op']} '{first['node']}' of graph "
-            f"{first['graph']} by {first['backend']} on {first['target']}: {first['detail']}"
+            f"{len(bad)} nodes are unsupported, the first {node.op} '{node.node}' of graph {graph} "
+            f"by {cell.backend} on {cell.target}: {node.detail}"
         )
 
 
-def _row(sdk: str, where: str, precision: str, graph: str, node: NodeSupport) -> dict[str, object]:
+def _document(cells: Sequence[Cell]) -> dict[str, object]:
+    """The survey as docs/coverage.md describes it."""
     return {
-        "backend": sdk,
-        "target": where,
-        "precision": precision,
-        "graph": graph,
-        "node": node.node,
-        "op": node.op,
-        "support": node.support,
-        "detail": node.detail,
+        "cells": [
+            {
+                "backend": cell.backend,
+                "target": cell.target,
+                "precision": cell.precision,
+                "verdict": cell.verdict,
+                "unserved": cell.unserved,
+                "unasked": cell.unasked,
+                **{str(support): cell.count(support) for support in Support},
+            }
+            for cell in cells
+        ],
+        "nodes": [
+            {
+                "backend": cell.backend,
+                "target": cell.target,
+                "precision": cell.precision,
+                "graph": graph,
+                "node": node.node,
+                "op": node.op,
+                "support": node.support,
+                "detail": node.detail,
+                "source": node.source,
+            }
+            for cell in cells
+            for graph, nodes in cell.graphs.items()
+            for node in nodes
+        ],
+        "unserved": [
+            (cell.backend, cell.target, cell.precision, cell.unserved or cell.unasked)
+            for cell in cells
+            if cell.unserved or cell.unasked
+        ],
     }
 
 
-def _tables(rows: list[dict[str, object]], unserved: list[tuple[str, str, str, str]]) -> None:
-    columns = list(dict.fromkeys((str(r["backend"]), str(r["target"]), str(r["precision"])) for r in rows))
-    counts = Counter(
-        (str(r["op"]), (str(r["backend"]), str(r["target"]), str(r["precision"])), str(r["support"]))
-        for r in rows
-    )
+def _show(cells: Sequence[Cell]) -> None:
+    names, rows = view.matrix(cells)
+    titles = [f"{row.backend} {row.precision}" for row in rows]
+    table = [[_cell(cell) for cell in row.cells] for row in rows]
+    if len(names) > len(titles):  # A terminal has more lines than columns.
+        print_table("coverage by target", ("", *titles), zip(names, *table, strict=True))
+    else:
+        print_table(
+            "coverage by target", ("", *names), ([t, *row] for t, row in zip(titles, table, strict=True))
+        )
+    operators, columns = view.by_operator(cells)
+    if columns:
+        print_table(
+            "coverage by operator",
+            ("operator", *(f"{c.backend} {c.precision} {_listed(c.targets, names)}" for c in columns)),
+            ((op, *(_counts(column.counts.get(op, {})) for column in columns)) for op in operators),
+        )
+    for reason in view.reasons(cells):
+        console.print(
+            f"{reason.backend} {reason.precision} {_listed(reason.targets, names)}: {reason.op} "
+            f"{reason.support} ({reason.detail}): {reason.named}"
+        )
+    for near in view.nearest(cells):
+        console.print(
+            f"{near.backend} {_listed(near.targets, names)}: {near.count} {near.op} answered by the nearest "
+            f"probe, {near.probe}"
+        )
+    for source, uses in view.sources(cells).items():
+        console.print(f"from {source}: {', '.join(uses)}")
+    several = len({cell.precision for cell in cells}) > 1
+    for absence in view.absences(cells):
+        verb = "doesn't serve" if absence.asked else "can't be asked about"
+        where = _listed(absence.targets, names) + (f" at {', '.join(absence.precisions)}" if several else "")
+        console.print(f"{absence.backend} {verb} {where}: {absence.reason}")
+
+
+def _cell(cell: Cell) -> str:
+    return "-" if cell.unserved is not None else cell.verdict
+
+
+def _listed(targets: Sequence[str], known: Sequence[str]) -> str:
+    """Target names in words, short where they are all there are."""
+    return "every target" if len(targets) == len(known) > 1 else ", ".join(targets)
+
+
+def _counts(counts: Mapping[Support, int]) -> str:
+    return ", ".join(f"{counts[support]} {support}" for support in Support if counts.get(support))
+
+
+def _told(found: Refreshed) -> dict[str, object]:
+    return {
+        "backend": found.backend,
+        "target": found.target,
+        "path": str(found.path) if found.path else None,
+        "reason": found.reason,
+        "verdicts": dict(found.verdicts),
+    }
+
+
+def _show_refreshed(found: Sequence[Refreshed]) -> None:
     print_table(
-        "coverage by operator",
-        ("operator", *(" ".join(c) for c in columns)),
+        "probe tables",
+        ("backend", "target", "cases", "table"),
         (
             (
-                op,
-                *(", ".join(f"{counts[op, c, s]} {s}" for s in Support if counts[op, c, s]) for c in columns),
+                table.backend,
+                table.target,
+                ", ".join(f"{count} {verdict}" for verdict, count in sorted(table.verdicts.items())),
+                table.path or table.reason,
             )
-            for op in sorted({str(r["op"]) for r in rows})
+            for table in found
         ),
     )
-    for row in rows:
-        if row["support"] is not Support.NATIVE:
-            console.print(
-                f"{row['backend']} {row['target']} {row['graph']} {row['op']} '{row['node']}': "
-                f"{row['support']} ({row['detail']})",
-            )
-    for name, where, precision, reason in unserved:
-        console.print(f"{name} doesn't serve {where} at {precision}: {reason}")

@@ -16,9 +16,9 @@ from superlower.report.data import Report
 _TEMPLATE = "report.html.j2"
 
 
-def render(report: Report) -> str:
-    """The report as a whole HTML document. Every text in it is escaped."""
-    environment = Environment(
+def templates() -> Environment:
+    """The package's templates; whatever they are given is escaped."""
+    return Environment(
         loader=PackageLoader("superlower.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
@@ -26,6 +26,11 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def render(report: Report) -> str:
+    """The report as a whole HTML document. Every text in it is escaped."""
+    environment = templates()
     environment.filters |= {
         "error": numbers.error,
         "decibels": numbers.decibels,
@@ -69,11 +74,16 @@ def _sections(report: Report) -> tuple[tuple[str, str, bool], ...]:
 
 
 def write(report: Report, path: Path) -> None:
-    """Render to a file, aside first and then under its name."""
+    """Render to a file."""
+    write_page(render(report), path)
+
+
+def write_page(page: str, path: Path) -> None:
+    """Write a page aside first and then under its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(render(report), "utf-8")
+        aside.write_text(page, "utf-8")
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
