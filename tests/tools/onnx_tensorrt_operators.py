@@ -3,9 +3,9 @@
     git show 10.1-GA:docs/operators.md >operators.md
     python tests/tools/onnx_tensorrt_operators.py operators.md 10.1 src/superlower/probes/results
 
-For every probe of the catalogue, and for operators that it has none of, the document's row answers: whether the
-operator is supported, in which types, and what its sentences exclude, which are `EXCLUDED` here. What the parser
-doesn't read and so computes wrongly is from its source, at the same tags.
+For every probe of the catalogue, and for operators that it has none of, the document's row answers: whether
+the operator is supported, in which types, and what its sentences exclude, which are `EXCLUDED` here. What the
+parser doesn't read, and so computes wrongly, is from its source at the same tags.
 """
 
 from __future__ import annotations
@@ -105,16 +105,18 @@ EXCLUDED: dict[str, tuple[Excluded, ...]] = {
             _other("coordinate_transformation_mode", *_TRANSFORMATIONS),
             f"transformations: {', '.join(_TRANSFORMATIONS)}",
         ),
-        Excluded(_has("antialias=1"), "antialiasing is not supported"),
-        Excluded(_other("keep_aspect_ratio_policy", "stretch"), "aspect ratio policies: stretch"),
-        Excluded(_has("axes=yes"), "axes must be all of the input's, in order"),
+        Excluded(_has("antialias=1"), "antialiasing is not supported", since=10),
+        Excluded(_other("keep_aspect_ratio_policy", "stretch"), "aspect ratio policies: stretch", since=10),
+        Excluded(_has("axes=yes"), "axes must be all of the input's, in order", since=10),
+        _ignored("antialias", _has("antialias=1")),
+        _ignored("keep_aspect_ratio_policy", _other("keep_aspect_ratio_policy", "stretch")),
+        _ignored("axes", _has("axes=yes")),
     ),
-    "ScatterND": (Excluded(_other("reduction", "none"), "reduction is not supported"),),
-    "ScatterElements": (
-        Excluded(
-            _other("reduction", "none"), "reduction came with TensorRT 10.0 (docs/Changelog.md)", until=9
-        ),
+    "ScatterND": (
+        Excluded(_REDUCES, "reduction is not supported", since=10),
+        _ignored("reduction", _REDUCES),
     ),
+    "ScatterElements": (_ignored("reduction", _REDUCES),),
 }
 NEAREST = "the parser reads this mode as nearest (onnx-tensorrt#1060)"
 
