@@ -165,6 +165,7 @@ def _result(case: Case, feeds: Arrays, entry: Entry, folder: Path) -> Result:
         tolerance=case.tolerance.absolute,
         detail=detail,
         large=case.large,
+        corner=case.corner,
     )
 
 

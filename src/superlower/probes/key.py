@@ -162,15 +162,21 @@ def _quantization(node: ir.Node) -> dict[str, str]:
 
 
 def _resize(node: ir.Node) -> dict[str, str]:
+    coefficient = node.attributes.get("cubic_coeff_a")
+    usual = coefficient is None or coefficient.value == -0.75
+    return {"by": _resized_by(node), **({} if usual else {"kernel": "other"})}
+
+
+def _resized_by(node: ir.Node) -> str:
     sizes, scales = _present(node, 3), _present(node, 2)
     if sizes is not None:
-        return {"by": "sizes" if constant_value(sizes) is not None else "computed-sizes"}
+        return "sizes" if constant_value(sizes) is not None else "computed-sizes"
     factors = None if scales is None else constant_value(scales)
     data = node.inputs[0]
     if factors is None or data is None or data.shape is None or not data.shape.is_static():
-        return {"by": "computed-scales"}
+        return "computed-scales"
     made = [float(f) * int(n) for f, n in zip(factors.reshape(-1), data.shape.numpy(), strict=False)]
-    return {"by": "scales" if all(size == int(size) for size in made) else "fractional-scales"}
+    return "scales" if all(size == int(size) for size in made) else "fractional-scales"
 
 
 def _present(node: ir.Node, index: int) -> ir.Value | None:

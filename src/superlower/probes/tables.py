@@ -37,7 +37,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         error: largest absolute error against float64; None where nothing was run.
         tolerance: what the error was held to.
         detail: the SDK's reason, for REFUSED and CRASHED.
-        large: a wide frame, as in `Case`.
+        large, corner: as in `Case`.
     """
 
     case: str
@@ -47,6 +47,12 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tolerance: float = 0.0
     detail: str = ""
     large: bool = False
+    corner: bool = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether it says if an operator is served: neither a wide frame nor a matter of halves."""
+        return not (self.large or self.corner)
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -130,7 +136,7 @@ def stored(backend: str, target: str) -> Table | None:
 def ask(table: Table, node: ir.Node, opset: int) -> Answer:
     """What a table says of a node: of its own setting, else of the probed settings nearest to it.
 
-    Large probes don't answer: what fails at 4K only is a matter of precision, not of coverage.
+    Large probes and corners don't answer: what fails there only is a matter of precision, not of coverage.
     """
     key = key_of(node, opset)
     if (exact := _by_key(table).get(str(key))) is not None:
@@ -138,7 +144,7 @@ def ask(table: Table, node: ir.Node, opset: int) -> Answer:
     near = sorted(
         (_distance(key, r.key), r.case, r)
         for r in table.results
-        if not r.large and r.key.partition(" ")[0].rpartition("-")[0] == key.op
+        if r.answers and r.key.partition(" ")[0].rpartition("-")[0] == key.op
     )
     if not near:
         return Answer(None, False, f"{key.op} was never probed")
@@ -151,7 +157,7 @@ def _by_key(table: Table) -> dict[str, Result]:
     order = list(Verdict)
     found: dict[str, Result] = {}
     for result in table.results:
-        if result.large:
+        if not result.answers:
             continue
         known = found.get(result.key)
         if known is None or order.index(result.verdict) > order.index(known.verdict):

@@ -209,6 +209,7 @@ def probe(
     outputs: int = 1,
     alike: bool = False,
     large: bool = False,
+    corner: bool = False,
 ) -> Case:
     """A case of one node.
 
@@ -224,6 +225,7 @@ def probe(
         outputs: how many outputs the node has.
         alike: the outputs have the first input's type and shape, and inference can't tell.
         large: a wide frame.
+        corner: a matter of halves.
     """
     given = dict(attributes or {})
     fed = {f"in{i}": each for i, each in enumerate(inputs) if isinstance(each, Fed)}
@@ -257,4 +259,4 @@ def probe(
 
     dtype = kind.name if isinstance(kind, Kind) else kind
     name = named(op, setting, opset, dtype, large)
-    return Case(name, op, model, feeder(fed), expected, tolerance, large)
+    return Case(name, op, model, feeder(fed), expected, tolerance, large, corner)

@@ -208,6 +208,9 @@ def _casts(kind: Kind) -> Iterator[Case]:
         yield probe("Cast", f"to-{name}", OPSET, kind, [x], _truncate(type_), EXACT, attributes={"to": type_})
 
 
+_FLOATS = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16"}
+
+
 def _small_positive(rng: np.random.Generator) -> Floats:
     return rng.integers(0, 63, _SHAPE, endpoint=True) / 4
 
@@ -254,7 +257,7 @@ def _integers() -> Iterator[Case]:
     ):
         low = -bound if name.startswith("int") else 0
         x = integers(low, bound, *_SHAPE, type=source)
-        setting = f"to-{into.name.lower()}"
+        setting = f"to-{_FLOATS.get(into) or into.name.lower()}"
         yield probe("Cast", setting, OPSET, name, [x], lambda x: x * 1, EXACT, attributes={"to": into})
 
 

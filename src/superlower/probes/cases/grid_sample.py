@@ -122,6 +122,7 @@ def _ties(opset: int, aligned: bool) -> Case:
         reference,
         _tolerance(FP32, 1, 2, max(sizes)),
         attributes=_attributes("nearest", "zeros", aligned),
+        corner=True,
     )
 
 

@@ -71,27 +71,34 @@ def _quantize(opset: int, kind: Kind, type_: ir.DataType) -> Iterator[Case]:
         offset = 0 if zero is None else _along(zero.astype(np.float64), axis)
         return np.asarray(np.clip(np.rint(x / _along(scale, axis)) + offset, low, high), np.int64)
 
-    def case(setting: str, inputs: list[Input], **given: Any) -> Case:
+    def case(setting: str, inputs: list[Input], corner: bool = False, **given: Any) -> Case:
         name = _name(type_, setting)
-        return probe("QuantizeLinear", name, opset, kind, inputs, reference, EXACT, attributes=given)
+        return probe(
+            "QuantizeLinear", name, opset, kind, inputs, reference, EXACT, attributes=given, corner=corner
+        )
 
-    # Scales that are powers of two: quotients are exact, so halves are too, and go to the even neighbour.
-    scale = _SCALES[0]
-    for setting, zero in _zero_points(type_).items():
-        inputs: list[Input] = [_halves(kind, type_, scale), fixed(kind, scale), fixed(type_, zero)]
-        yield case(setting, inputs)
-    if type_ is ir.DataType.UINT8:
-        yield case("no-zero-point", [_halves(kind, type_, scale), fixed(kind, scale)])
-    per_axis = np.array(_SCALES)
+    # Scales that are powers of two, for which quotients are exact in every type.
+    scale, per_axis = np.array(_SCALES[0]), np.array(_SCALES)
     zeros = np.array([0, 3, -5, 1]) + (8 if low == 0 else 0)
-    x = _halves(kind, type_, _along(per_axis, 1))
-    yield case("axis", [x, fixed(kind, per_axis), fixed(type_, zeros)], axis=1)
+    for setting, point in _zero_points(type_).items():
+        zero = np.array(point)
+        fixed_ones: list[Input] = [fixed(kind, scale), fixed(type_, zero)]
+        yield case(setting, [_off_halves(kind, type_, scale, zero), *fixed_ones])
+        yield case(f"{setting}-halves", [_halves(kind, type_, scale), *fixed_ones], corner=True)
+    if type_ is ir.DataType.UINT8:
+        yield case("no-zero-point", [_off_halves(kind, type_, scale, np.array(0)), fixed(kind, scale)])
+    fixed_ones = [fixed(kind, per_axis), fixed(type_, zeros)]
+    x = _off_halves(kind, type_, _along(per_axis, 1), _along(zeros, 1))
+    yield case("axis", [x, *fixed_ones], axis=1)
+    yield case("axis-halves", [_halves(kind, type_, _along(per_axis, 1)), *fixed_ones], corner=True, axis=1)
     if kind is FP32:
-        # A scale that is no power of two, and numbers whose quotients keep off the halves.
-        decimal = 0.0371
-        offset = _zero_points(type_)["middle"]
-        off = _off_halves(type_, decimal, offset)
-        yield case("decimal-scale", [off, fixed(kind, decimal), fixed(type_, offset)])
+        decimal, zero = np.array(0.0371), np.array(_zero_points(type_)["middle"])
+        inputs: list[Input] = [
+            _off_halves(kind, type_, decimal, zero),
+            fixed(kind, decimal),
+            fixed(type_, zero),
+        ]
+        yield case("decimal-scale", inputs)
 
 
 def _along(values: Array | NDArray[Any], axis: int) -> Any:
@@ -112,14 +119,17 @@ def _halves(kind: Kind, type_: ir.DataType, scale: Any) -> Fed:
     return Fed(_SHAPE, kind.type, draw)
 
 
-def _off_halves(type_: ir.DataType, scale: float, zero: int) -> Fed:
+def _off_halves(kind: Kind, type_: ir.DataType, scale: Any, zero: Any) -> Fed:
+    """Multiples of the scale that keep off the halves, from below the type's range to beyond it."""
     low, high = _RANGES[type_]
+    # Near 255 fp16 holds eighths and bf16 whole numbers only.
+    apart = {"fp32": 0.4, "fp16": 0.3, "bf16": 0.0}[kind.name]
 
     def draw(rng: np.random.Generator) -> Floats:
-        steps = rng.integers(low - zero - 9, high - zero + 9, _SHAPE) + rng.uniform(-0.4, 0.4, _SHAPE)
-        return np.asarray(steps * scale)
+        steps = rng.integers(low - 9, high + 9, _SHAPE, endpoint=True) - zero
+        return np.asarray((steps + rng.uniform(-apart, apart, _SHAPE)) * scale)
 
-    return Fed(_SHAPE, FP32.type, draw)
+    return Fed(_SHAPE, kind.type, draw)
 
 
 def _dequantize(opset: int, kind: Kind, type_: ir.DataType) -> Iterator[Case]:
@@ -169,7 +179,7 @@ def _blocks() -> Iterator[Case]:
     scale = Fixed(np.random.default_rng(5).choice(np.array(_SCALES, np.float32), blocks))
     zero = fixed(ir.DataType.INT8, np.arange(9).reshape(blocks) - 4)
     given = {"axis": 1, "block_size": 2}
-    x = Fed(shape, FP32.type, lambda rng: rng.integers(-300, 300, shape) / 2 * np.repeat(scale.array, 2, 1))
+    x = Fed(shape, FP32.type, lambda rng: _off_quarters(rng, shape) * np.repeat(scale.array, 2, 1))
 
     def quantized(x: Floats, s: Floats, z: Array) -> Array:
         steps = np.rint(x / np.repeat(s, 2, 1)) + np.repeat(z, 2, 1).astype(np.int64)
@@ -185,3 +195,8 @@ def _blocks() -> Iterator[Case]:
     exact = Tolerance(0.0, "integers below 2^9 times powers of two")
     inputs = [whole, scale, zero]
     yield probe("DequantizeLinear", "int8-blocks", 21, FP32, inputs, dequantized, exact, attributes=given)
+
+
+def _off_quarters(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """A quarter above or below whole numbers."""
+    return np.asarray(rng.integers(-150, 150, shape) + rng.choice([-0.25, 0.25], shape))
