@@ -108,14 +108,12 @@ class OnnxRuntime:
         return found
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
-        """GridSample spelled as the opset does; for fp16 a conversion of the graph's types before it."""
-        from superlower.passes.guard_grid_sample import GuardGridSample
-
-        if precision is not Precision.FP16:
-            return (GuardGridSample(),)
+        """Warps as the opset spells them and in their fastest form; for fp16 the graph's types."""
+        from superlower.backends.select_lowering import legal_passes
         from superlower.passes.convert_precision import ConvertPrecision
 
-        return (ConvertPrecision(), GuardGridSample())
+        typing = (ConvertPrecision(),) if precision is Precision.FP16 else ()
+        return legal_passes(self.name, target, precision, typing)
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Write the graph and create a session of it once, in a subprocess.

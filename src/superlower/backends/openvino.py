@@ -105,14 +105,15 @@ class OpenVino:
         return probe.coverage(model, answers, self.legalize(target, precision))
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
-        """GridSample as the opset spells it; for fp16, types. The build types bf16: ONNX 19 has none."""
-        from superlower.passes.guard_grid_sample import GuardGridSample
+        """Warps as the opset spells them and in their fastest form; for fp16 the graph's types.
 
-        if precision is not Precision.FP16:
-            return (GuardGridSample(),)
+        The build types bf16: ONNX 19 has none.
+        """
+        from superlower.backends.select_lowering import legal_passes
         from superlower.passes.convert_precision import ConvertPrecision
 
-        return (ConvertPrecision(), GuardGridSample())
+        typing = (ConvertPrecision(),) if precision is Precision.FP16 else ()
+        return legal_passes(self.name, target, precision, typing)
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Convert to OpenVINO IR and compile it, in a subprocess; states of `options.stateful` go inside.

@@ -35,10 +35,17 @@ class Site:
 
 @dataclass(frozen=True)
 class Applied:
-    """What one run of a pass did to one graph."""
+    """What one run of a pass did to one graph.
+
+    Attributes:
+        rewritten: sites changed.
+        refused: sites a reader would expect to be, and why they weren't.
+        kept: sites looked at and left as they are for a reason.
+    """
 
     rewritten: tuple[Site, ...] = ()
     refused: tuple[Site, ...] = ()
+    kept: tuple[Site, ...] = ()
 
     @property
     def changed(self) -> bool:

@@ -283,11 +283,15 @@ def test_an_operator_the_importer_lacks_is_named_with_its_node(tmp_path: Path) -
 def test_coverage_asks_the_importer_node_by_node(warp_step_model: ir.Model) -> None:
     pytest.importorskip("superlower.passes.guard_grid_sample")
     found = Tvm().coverage(_deformable(), target("cpu"), Precision.FP32)
-    assert [(n.node, n.support) for n in found] == [
-        ("before", Support.NATIVE),
-        ("align", Support.UNSUPPORTED),
+    assert [(n.node, n.support, n.detail) for n in found] == [
+        ("before", Support.NATIVE, ""),
+        ("align", Support.REWRITTEN, "select-lowering"),
     ]
-    assert "DeformConv" in found[1].detail
+    lacking = helper.make_node("Det", ["x"], ["y"], name="area")
+    model = _model(lacking, types={"x": (TensorProto.FLOAT, [1, 4, 8, 8])}, outputs=["y"])
+    (found_of_it,) = Tvm().coverage(model, target("cpu"), Precision.FP32)
+    assert found_of_it.support is Support.UNSUPPORTED
+    assert "Det" in found_of_it.detail
     step = Tvm().coverage(warp_step_model, target("cpu"), Precision.FP32)
     assert [n.op for n in step] == [node.op_type for node in warp_step_model.graph]
     assert {n.support for n in step} == {Support.NATIVE}

@@ -16,18 +16,17 @@ from typing import ClassVar, cast
 import msgspec
 import onnx_ir as ir
 
-from superlower.backends import probe, tables
+from superlower.backends import limits, probe, tables
 from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Support
 from superlower.backends.process import LOG, build_in_subprocess
 from superlower.backends.sdk import absent, require, require_own, require_served, unserved, version
 from superlower.backends.tensorrt import builder, probes
 from superlower.backends.tensorrt.cuda import Context, Driver
 from superlower.backends.tensorrt.network import Sdk, name_nodes
-from superlower.backends.tensorrt.rtx_rules import ARCHITECTURES, BUILD_ONLY, RULES, SINCE, WHY_NOT
+from superlower.backends.tensorrt.rtx_rules import ARCHITECTURES, BUILD_ONLY
 from superlower.backends.tensorrt.rtx_runtime import RtxContexts, kernel_cache
-from superlower.backends.tensorrt.rules import breaches
 from superlower.backends.tensorrt.session import EngineSession
-from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError, unknown_name
+from superlower.errors import BadInputError, MissingSdkError, unknown_name
 from superlower.ir import clone, infer_shapes, io_shapes, save
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
@@ -75,8 +74,7 @@ class TensorRtRtx:
         reason = "" if sm in ARCHITECTURES else f"it builds for SM {known}, and {target.name} is SM{sm}"
         kinds = {"nvidia-gpu": reason, "cpu": "it compiles for NVIDIA GPUs only"}
         kinds["intel-gpu"] = kinds["cpu"]
-        precisions = {p: WHY_NOT[p] if sm < SINCE.get(p, 0) else "" for p in Precision}
-        return unserved(self.name, target, precision, kinds=kinds, precisions=precisions)
+        return unserved(self.name, target, precision, kinds=kinds)
 
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """Asks parser and compiler: of the whole graph, and of each node alone if that fails.
@@ -87,12 +85,13 @@ class TensorRtRtx:
         reason = self.serves(target, precision)
         if reason is not None:
             return [NodeSupport(n.node, n.op, Support.UNSUPPORTED, reason) for n in probe.native(model)]
-        told = tables.instead(self, model, target, precision, _limits(target))
+        told = tables.instead(
+            self, model, target, precision, limits.asked(limits.context(self, target, precision))
+        )
         if told is not None:
             return told
         question = probes.Question(
             backend=f"{__name__}:{type(self).__name__}",
-            rules="superlower.backends.tensorrt.rtx_rules:RULES",
             sdk=SDK,
             target=target,
             precision=precision,
@@ -102,20 +101,18 @@ class TensorRtRtx:
             return probes.ask_coverage(model, question, Path(folder), title=self.name, timeout_s=600)
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
-        """GridSample's modes as every parser reads them; for FP16 and BF16 the graph's types.
+        """Warps as every parser reads them, DeformConv as samplers; for FP16 and BF16 the graph's types.
 
         A sampling grid has the type of what it samples, so warps become fp32 islands, whose casts the
         compiler fuses into the sampling kernel.
         """
-        from superlower.passes.guard_grid_sample import GuardGridSample
-
-        if precision not in (Precision.FP16, Precision.BF16):
-            return (GuardGridSample(),)
+        from superlower.backends.select_lowering import legal_passes
         from superlower.passes.convert_opset import ConvertOpset
         from superlower.passes.convert_precision import ConvertPrecision
 
-        typed = (ConvertPrecision(precision), GuardGridSample())
-        return typed if precision is Precision.FP16 else (ConvertOpset(_BF16_CONVOLUTIONS), *typed)
+        typing = (ConvertPrecision(precision),) if precision in (Precision.FP16, Precision.BF16) else ()
+        passes = legal_passes(self.name, target, precision, typing)
+        return (ConvertOpset(_BF16_CONVOLUTIONS), *passes) if precision is Precision.BF16 else passes
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Build a plan for the target's architecture, in a process of its own.
@@ -139,7 +136,7 @@ class TensorRtRtx:
         name_nodes(named)
         _check_sizes(named)
         if not options.raw:
-            _check_rules(infer_shapes(named), target, as_float=as_float)
+            limits.require(limits.context(self, target, options.precision, settings), infer_shapes(named))
         workdir.mkdir(parents=True, exist_ok=True)
         save(named, workdir / builder.MODEL)
         request = builder.Request(
@@ -253,32 +250,3 @@ def _check_sizes(model: ir.Model) -> None:
             raise BadInputError(
                 f"input '{name}' has a symbolic size: an engine is built for one size, so export at that size"
             )
-
-
-def _check_rules(model: ir.Model, target: Target, *, as_float: bool) -> None:
-    """Refuse what the architecture can't do, before the build finds out or, silently, doesn't."""
-    broken = breaches(model.graph, RULES, target.compute_capability or 0)
-    broken = [b for b in broken if not (b.rule.silent and as_float)]
-    if not broken:
-        return
-    first, names = broken[0], [b.node.name or "" for b in broken if b.rule is broken[0].rule]
-    if first.rule.silent:
-        cure = "build in fp16, or allow it with --set tensorrt-rtx.int8_as_float=allow"
-    elif first.rule.cure is not None:
-        cure = f"build with --precision {first.rule.cure}"
-    else:
-        cure = "build for a newer target"
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    raise UnsupportedOperatorError(
-        f"{target.name}: {first.rule.reason} ({first.node.op_type} at {', '.join(names[:5])}{more}): {cure}"
-    )
-
-
-def _limits(target: Target) -> probe.Ask:
-    """The hardware rules as something that can be asked."""
-
-    def refusal(model: ir.Model) -> str | None:
-        broken = breaches(model.graph, RULES, target.compute_capability or 0)
-        return next((found.rule.reason for found in broken if not found.rule.silent), None)
-
-    return refusal

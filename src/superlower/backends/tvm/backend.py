@@ -84,14 +84,12 @@ class Tvm:
         return build.covered(result)
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
-        """GridSample's modes as the importer reads them; for fp16 the graph's types, warps left in fp32."""
-        from superlower.passes.guard_grid_sample import GuardGridSample
-
-        if precision is not Precision.FP16:
-            return (GuardGridSample(),)
+        """Warps as the importer reads them and in their fastest form; for fp16 types, but warps in fp32."""
+        from superlower.backends.select_lowering import legal_passes
         from superlower.passes.convert_precision import ConvertPrecision
 
-        return (GuardGridSample(), ConvertPrecision(precision))
+        typing = (ConvertPrecision(),) if precision is Precision.FP16 else ()
+        return legal_passes(self.name, target, precision, typing)
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Build `workdir`/engine.so from a legalized graph of fixed sizes.
