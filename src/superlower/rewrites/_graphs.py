@@ -19,8 +19,8 @@ from superlower.rewrites._expressions import (
     moved_by,
     operator_of,
 )
-from superlower.rewrites._stack_rules import split
-from superlower.rewrites._stacks import Site, Stack, State, whole
+from superlower.rewrites._stack_rules import outputs_of
+from superlower.rewrites._stacks import Site, State, whole
 
 
 def read_graph(table: Table, model: ir.Model, reads: Mapping[str, Read]) -> dict[str, At]:
@@ -49,16 +49,12 @@ def read_graph(table: Table, model: ir.Model, reads: Mapping[str, Read]) -> dict
         kinds = [_kind(value) for value in node.outputs[: operator.outputs]]
         shapes, dtypes = tuple(shape for shape, _ in kinds), tuple(dtype for _, dtype in kinds)
         site = Site(table, operator, operands, shapes, dtypes, str(node.name or node.op_type))
-        made = split(site) if _stacked(site) else None
-        if made is None or not all(isinstance(m, At) or m.repeats or node.op_type == "Concat" for m in made):
+        made = outputs_of(site)
+        if made is None:
             plain = [None if o is None else whole(table, o) for o in operands]
             made = table.apply(operator, plain, shapes, dtypes, site.hint)
         states.update(zip(node.outputs, made, strict=False))
     return {str(v.name): whole(table, _state(table, states, v)) for v in model.graph.outputs}
-
-
-def _stacked(site: Site) -> bool:
-    return site.operator.op_type == "Concat" or any(isinstance(state, Stack) for state in site.operands)
 
 
 def _state(table: Table, states: Mapping[ir.Value, State], value: ir.Value) -> State:

@@ -17,15 +17,26 @@ Rule = Callable[[Site, Stack], "Sequence[State] | None"]
 """A node and the first of its operands that is a stack -> its outputs."""
 
 
-def split(site: Site) -> Sequence[State] | None:
-    """The node's outputs made of parts; None where they can't be."""
-    if site.operator.domain:
-        return None
-    if site.operator.op_type == "Concat":
+def outputs_of(site: Site) -> Sequence[State] | None:
+    """The node's outputs, said by parts or more plainly; None where they are the operator on its operands.
+
+    Plainly: reshapes, squeezes and unsqueezes are one Reshape, and of several only the last counts; an
+    Identity is its operand.
+    """
+    op = "" if site.operator.domain else site.operator.op_type
+    if op == "Concat":
         return _concat(site)
     stack = next((state for state in site.operands if isinstance(state, Stack)), None)
-    rule = RULES.get(site.operator.op_type)
-    return None if stack is None or rule is None else rule(site, stack)
+    if stack is not None:
+        rule = RULES.get(op)
+        made = None if rule is None else rule(site, stack)
+        return made if made and all(isinstance(m, At) or m.repeats for m in made) else None
+    first = site.operands[0] if site.operands else None
+    if not isinstance(first, At):
+        return None
+    if op in RESHAPES:
+        return [_reshaped(site, first, site.shapes[0])]
+    return [first] if op == "Identity" else None
 
 
 def _elementwise(site: Site, stack: Stack, matrices: int = 0) -> Sequence[State] | None:
@@ -121,6 +132,8 @@ def _reshaped(site: Site, at: At, shape: Sizes) -> At:
         at = moved_by(at.expression.operands[0], at.shift)
     if at.expression.shape == shape:
         return at
+    if at.expression.constant is not None:
+        return site.table.constant(at.expression.constant.reshape(shape), at.expression.hint)
     operands = [at, site.table.integers(shape)]
     return site.table.apply(new_operator("Reshape"), operands, [shape], [at.expression.dtype], site.hint)[0]
 
@@ -234,13 +247,14 @@ _BATCHWISE = """
     AveragePool BatchNormalization Conv ConvTranspose DepthToSpace GlobalAveragePool GlobalMaxPool
     GroupNormalization InstanceNormalization LRN LpPool MaxPool SpaceToDepth
 """
+RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 _REDUCTIONS = "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
     **dict.fromkeys(_BATCHWISE.split(), _batchwise(0)),
     **dict.fromkeys(_REDUCTIONS.split(), _reduce),
-    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten"), _reshape),
+    **dict.fromkeys(RESHAPES, _reshape),
     **dict.fromkeys(("Softmax", "LogSoftmax"), _along_axis(-1)),
     "LayerNormalization": _along_axis(-1, onwards=True),
     "GridSample": _batchwise(0, 1),
