@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from superlower.backends.base import Artifact, Backend, BuildOptions
+from superlower.backends.base import Backend, BuildOptions
 from superlower.backends.process import building_here
 from superlower.errors import BadInputError, MissingSdkError, SuperlowerError
 from superlower.ir import load
@@ -53,7 +53,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         folder: of the case.
         refused: the SDK's reason; "" if it built.
-        unfed: why it was built and not run, where engines do run here.
+        unfed: why it was built and couldn't be fed or read, where engines do run here.
         ran: whether `OUTPUTS` holds what it computed.
     """
 
@@ -95,8 +95,11 @@ def run(fields: dict[str, object], workdir: Path) -> dict[str, object]:
 def _probe(backend: Backend, request: Request, name: str, folder: Path) -> Entry:
     work = folder / WORK
     work.mkdir()
+    model = load(folder / MODEL)
     try:
-        artifact = _built(backend, request.target, folder, work)
+        # Whatever its types: a precision is what graphs are converted to, and this one stays as it is.
+        options = BuildOptions(precision=Precision.FP32, threads=1, raw=True)
+        artifact = backend.compile(model, request.target, options, work)
         if not request.run:
             return Entry(folder=name)
         try:
@@ -111,6 +114,8 @@ def _probe(backend: Backend, request: Request, name: str, folder: Path) -> Entry
             return Entry(folder=name, unfed=_reason(error))
         except Exception as error:
             return Entry(folder=name, refused=f"it builds, and fails when run: {_reason(error)}")
+        if (misread := _misread(model, outputs)) is not None:
+            return Entry(folder=name, unfed=misread)
         save_arrays(folder / OUTPUTS, outputs)
         return Entry(folder=name, ran=True)
     except MissingSdkError:
@@ -121,10 +126,13 @@ def _probe(backend: Backend, request: Request, name: str, folder: Path) -> Entry
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _built(backend: Backend, target: Target, folder: Path, work: Path) -> Artifact:
-    # Whatever its types: a precision is what graphs are converted to, and this one stays as it is.
-    options = BuildOptions(precision=Precision.FP32, threads=1, raw=True)
-    return backend.compile(load(folder / MODEL), target, options, work)
+def _misread(model: ir.Model, outputs: Mapping[str, Array]) -> str | None:
+    """An output that comes in another type than the model's, whose bits mean something else."""
+    for value in model.graph.outputs:
+        found = outputs.get(value.name or "")
+        if found is not None and value.dtype is not None and found.dtype != value.dtype.numpy():
+            return f"output '{value.name}' comes as {found.dtype}, not {value.dtype.numpy()}"
+    return None
 
 
 def _reason(error: BaseException) -> str:
