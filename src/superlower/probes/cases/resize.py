@@ -15,7 +15,6 @@ from superlower.probes.cases._build import (
     BF16,
     FP16,
     FP32,
-    POSITION,
     Draft,
     Fixed,
     Floats,
@@ -276,10 +275,10 @@ def _tolerance(axes: list[Axis], how: Resampling, kind: Kind) -> Tolerance:
     terms = int(sum(np.count_nonzero(w, axis=1).max() for w in weights))
     # A weight takes up to 6 roundings (the cubic by Horner's rule), its normalization 2.
     rounding = (terms + 8 * len(moved)) * kind.roundoff * gain
-    # A position is 5 roundings of numbers no larger than the longer of the lengths; all compute it from
-    # indices and the fp32 scale, so half types too have it within a hundredth of a pixel.
+    # A position is 5 roundings of numbers no larger than the longer of the lengths: of whole indices and a
+    # scale that is fp32 whatever the image's type.
     longest = max(max(axis.old, axis.new) for axis in moved)
-    position = 5 * FP32.roundoff * (longest + 1) if kind is FP32 else POSITION
+    position = 5 * FP32.roundoff * (longest + 1)
     # Pixels in [0, 1] differ by at most 1, and weights' derivatives sum to 0.
     slope = gain * (CUBIC_SLOPE / 2 if how.mode == "cubic" else 1.0)
     return Tolerance(
