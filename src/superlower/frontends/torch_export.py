@@ -43,6 +43,8 @@ def export_module(
     """
     import torch
 
+    from superlower.frontends.torch_deform import translations
+
     # Clones, since torch.export makes one graph input of a tensor that is passed twice.
     examples = tuple(tensor.clone() for tensor in inputs.values())
     with quiet(), torch.no_grad(), _evaluating(module):
@@ -54,6 +56,7 @@ def export_module(
                 opset_version=OPSET,
                 optimize=True,
                 verbose=False,
+                custom_translation_table=dict(translations()),
             )
         except torch.onnx.OnnxExporterError as error:
             raise _failure(name, error) from error

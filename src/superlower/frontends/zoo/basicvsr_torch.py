@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from superlower.frontends.zoo.layers_torch import SpyNet, Trunk, conv3x3, flow_warp, resize_bilinear
+from superlower.frontends.zoo.layers_torch import PictureNet, SpyNet, Trunk, flow_warp
 
 FEATURES = 64
-SCALE = 4
 _SLOPE = 0.1
 
 
-class BasicVsrNet(nn.Module):
+class BasicVsrNet(PictureNet):
     """The network. `estimate_flow`, `propagate_backward` and `propagate_forward` are the steps of the
     program; `forward` runs them over a clip.
 
@@ -32,10 +31,7 @@ class BasicVsrNet(nn.Module):
         self.backward_trunk = Trunk(FEATURES + 3, FEATURES, blocks)
         self.forward_trunk = Trunk(FEATURES + 3, FEATURES, blocks)
         self.fusion = nn.Conv2d(2 * FEATURES, FEATURES, 1)
-        self.upconv1 = conv3x3(FEATURES, 4 * FEATURES)
-        self.upconv2 = conv3x3(FEATURES, 4 * FEATURES)
-        self.conv_hr = conv3x3(FEATURES, FEATURES)
-        self.conv_last = conv3x3(FEATURES, 3)
+        self.add_upsampler(FEATURES)
 
     def estimate_flow(self, ref: Tensor, sup: Tensor) -> Tensor:
         """Flow [N, 2, H, W] in pixels that warps `sup` onto `ref`, both [N, 3, H, W] in 0..1."""
@@ -56,16 +52,8 @@ class BasicVsrNet(nn.Module):
             back: the backward hidden state at `x`.
         """
         state: Tensor = self.forward_trunk(torch.cat((x, flow_warp(hidden, flow)), dim=1))
-        return state, self._reconstruct(x, back, state)
-
-    def _reconstruct(self, x: Tensor, back: Tensor, state: Tensor) -> Tensor:
-        out = F.leaky_relu(self.fusion(torch.cat((back, state), dim=1)), _SLOPE)
-        out = F.leaky_relu(F.pixel_shuffle(self.upconv1(out), 2), _SLOPE)
-        out = F.leaky_relu(F.pixel_shuffle(self.upconv2(out), 2), _SLOPE)
-        out = F.leaky_relu(self.conv_hr(out), _SLOPE)
-        height, width = x.shape[2:]
-        details: Tensor = self.conv_last(out)
-        return details + resize_bilinear(x, SCALE * height, SCALE * width)
+        fused = F.leaky_relu(self.fusion(torch.cat((back, state), dim=1)), _SLOPE)
+        return state, self.picture(fused, x)
 
     def forward(self, frames: Tensor) -> Tensor:
         """[T, 3, H, W] in 0..1 -> [T, 3, 4H, 4W]: backward over the clip, then forward (section 3.1)."""

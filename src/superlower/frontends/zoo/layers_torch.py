@@ -93,6 +93,29 @@ class Trunk(nn.Module):
         return features
 
 
+class PictureNet(nn.Module):
+    """A network that ends in BasicVSR's upsampler: `picture` makes the upscaled frame of its features."""
+
+    SCALE = 4
+    _SLOPE = 0.1
+
+    def add_upsampler(self, features: int) -> None:
+        """Its parameters, for `picture` to be given `features` channels."""
+        self.upconv1 = conv3x3(features, 4 * features)
+        self.upconv2 = conv3x3(features, 4 * 64)
+        self.conv_hr = conv3x3(64, 64)
+        self.conv_last = conv3x3(64, 3)
+
+    def picture(self, features: Tensor, x: Tensor) -> Tensor:
+        """[N, 3, 4H, 4W] from features [N, F, H, W] at the frame `x` [N, 3, H, W], which it is added to."""
+        out = F.leaky_relu(F.pixel_shuffle(self.upconv1(features), 2), self._SLOPE)
+        out = F.leaky_relu(F.pixel_shuffle(self.upconv2(out), 2), self._SLOPE)
+        out = F.leaky_relu(self.conv_hr(out), self._SLOPE)
+        height, width = x.shape[2:]
+        details: Tensor = self.conv_last(out)
+        return details + resize_bilinear(x, self.SCALE * height, self.SCALE * width)
+
+
 class _FlowLevel(nn.Module):
     """One pyramid level of SPyNet: reference, warped neighbour and flow so far to a flow residual."""
 
