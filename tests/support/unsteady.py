@@ -29,13 +29,6 @@ MEANING = {
     "Neg": np.negative,
     "Sin": np.sin,
 }
-    "Abs": np.abs,
-    "Floor": np.floor,
-    "Neg": np.negative,
-    "Sin": np.sin,
-    "Exp": np.exp,
-    "Ceil": np.ceil,
-}
 """Of the operators in the cases below, in float64."""
 
 

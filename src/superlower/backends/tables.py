@@ -18,7 +18,7 @@ from superlower.errors import MissingSdkError
 from superlower.ir import infer_shapes, node_op
 from superlower.probes import tables
 from superlower.probes.key import key_of
-from superlower.probes.tables import Answer, Table, Verdict
+from superlower.probes.tables import Answer, Result, Table, Verdict
 from superlower.targets.base import Precision, Target
 
 FORCED = "SUPERLOWER_FROM_TABLES"
@@ -30,7 +30,9 @@ FOLDER = "SUPERLOWER_TABLES"
 CERTAIN = frozenset({"Constant", "Identity"})
 """Operators that every SDK takes: they compute nothing."""
 
-_REFUSING = frozenset({Verdict.REFUSED, Verdict.CRASHED, Verdict.WRONG})
+_TAKEN = frozenset({Verdict.RIGHT, Verdict.BUILT})
+_HIDDEN = frozenset({Verdict.WRONG, Verdict.FAILED})
+"""What an SDK that is asked doesn't tell."""
 
 
 def architecture(target: Target) -> str:
@@ -100,10 +102,19 @@ class Asked:
 
     def about(self, node: ir.Node, opset: int) -> Answer:
         """What the table says of a node."""
-        key = str(key_of(node, opset))
-        if key not in self._answers:
-            self._answers[key] = tables.ask(self.table, node, opset)
-        return self._answers[key]
+        key = key_of(node, opset)
+        if str(key) not in self._answers:
+            answer = tables.ask(self.table, node, opset)
+            if key.dtype == "untyped" and (taken := self._taken(key.op)) is not None:
+                # In a subgraph, which shape inference leaves untyped: any type will have to do.
+                answer = Answer(taken.verdict, False, "", taken)
+            self._answers[str(key)] = answer
+        return self._answers[str(key)]
+
+    def _taken(self, op: str) -> Result | None:
+        """A probe of the operator that went well."""
+        of_op = (r for r in self.table.results if r.key.partition(" ")[0].rpartition("-")[0] == op)
+        return next((r for r in of_op if r.verdict in _TAKEN and not r.large), None)
 
     def __call__(self, model: ir.Model) -> str | None:
         """Why a node of the model is refused or computed wrongly, the first of them; None if none is."""
@@ -115,13 +126,13 @@ class Asked:
         answer = self.about(node, opset)
         if answer.verdict is None:
             return f"{node_op(node)} was never probed"
-        return why(answer) if answer.verdict in _REFUSING else None
+        return why(answer) if answer.verdict not in _TAKEN else None
 
-    def wrong(self, model: ir.Model) -> str | None:
-        """What the table knows to be computed wrongly: of nodes in just the setting that was probed."""
+    def hidden(self, model: ir.Model) -> str | None:
+        """What the SDK takes and gets wrong, or fails to run: of nodes in just a setting that was probed."""
         for node, opset in _nodes(model):
             answer = self.about(node, opset)
-            if answer.exact and answer.verdict is Verdict.WRONG:
+            if answer.exact and answer.verdict in _HIDDEN:
                 return why(answer)
         return None
 
@@ -136,6 +147,8 @@ class Asked:
 def why(answer: Answer) -> str:
     """A refusal's reason."""
     result = answer.result
+    if answer.verdict is Verdict.FAILED:
+        return f"it builds, and fails when run: {answer.detail}"
     if answer.verdict is not Verdict.WRONG or result is None:
         return answer.detail or str(answer.verdict)
     if result.error is None:
@@ -158,7 +171,9 @@ def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
 
 
 def known_wrong(ask: probe.Ask, backend: Backend, target: Target) -> probe.Ask:
-    """An SDK's answers, but what it computes wrongly is refused, as probed with the version that is here.
+    """An SDK's answers, but what it hides is refused: wrong results and failures when run, as probed.
+
+    Only a table of the very version that is here counts.
 
     Args:
         ask: asks the SDK.
@@ -169,7 +184,7 @@ def known_wrong(ask: probe.Ask, backend: Backend, target: Target) -> probe.Ask:
     asked = Asked(table)
 
     def answered(model: ir.Model) -> str | None:
-        return asked.wrong(model) or ask(model)
+        return asked.hidden(model) or ask(model)
 
     return answered
 

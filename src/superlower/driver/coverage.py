@@ -73,12 +73,15 @@ def survey(
     targets: Sequence[Target],
     precisions: Sequence[Precision],
     progress: Progress | None = None,
+    *,
+    clean: bool = True,
 ) -> list[Cell]:
     """Coverage of graphs as `compile` would have them: cleaned up, then legalized by each backend.
 
     Args:
         graphs: name -> graph.
         backends: whose classes can be imported by name, for a process of their own.
+        clean: False leaves the clean-up out.
 
     Returns:
         A cell for each backend, target and precision, in that order.
@@ -88,7 +91,8 @@ def survey(
     with tempfile.TemporaryDirectory(prefix="superlower-coverage-") as place:
         folder = Path(place)
         for name, graph in graphs.items():
-            save(apply(graph, default_pipeline())[0], folder / f"{name}.onnx")
+            ready = apply(graph, default_pipeline())[0] if clean else graph
+            save(ready, folder / f"{name}.onnx")
             progress.advance(name)
         asked: dict[str, list[Asked]] = {}
         found: dict[tuple[str, str, Precision], Cell] = {}

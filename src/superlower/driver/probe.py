@@ -52,6 +52,7 @@ def run_probes(
     on_case: OnCase | None = None,
     *,
     limit_s: float = LIMIT_S,
+    legalize: bool = False,
 ) -> Table:
     """What a backend does with each case on a target, as a table.
 
@@ -64,6 +65,7 @@ def run_probes(
         cases: of distinct names.
         on_case: called with a case's name when its answer is known, from another thread.
         limit_s: seconds one case may take.
+        legalize: build as `compile` does instead: after the backend's own passes, with its own refusals.
 
     Raises:
         MissingSdkError: the SDK isn't here, or what it needs to build for the target.
@@ -79,7 +81,15 @@ def run_probes(
         by_folder = dict(zip(feeds, cases, strict=True))
         names = {folder: case.name for folder, case in by_folder.items()}
         with _told(workdir / probe_child.JOURNAL, names, on_case):
-            entries = _answers(backend, target, list(feeds), workdir, limit_s, runs)
+            request = probe_child.Request(
+                backend=f"{type(backend).__module__}:{type(backend).__qualname__}",
+                target=target,
+                folders=tuple(feeds),
+                limit_s=limit_s,
+                run=runs,
+                legalize=legalize,
+            )
+            entries = _answers(backend.name, request, workdir)
         results = [
             _result(case, feeds[folder], entries[folder], workdir / folder)
             for folder, case in by_folder.items()
@@ -130,24 +140,21 @@ def _told(journal: Path, names: Mapping[str, str], on_case: OnCase | None) -> It
         look()
 
 
-def _answers(
-    backend: Backend, target: Target, folders_: Sequence[str], workdir: Path, limit_s: float, run: bool
-) -> dict[str, Entry]:
+def _answers(title: str, request: probe_child.Request, workdir: Path) -> dict[str, Entry]:
     """The journal's entries; one is left pending for each case that killed its process."""
-    path = f"{type(backend).__module__}:{type(backend).__qualname__}"
     while True:
         known = probe_child.read_journal(workdir / probe_child.JOURNAL)
-        left = tuple(folder for folder in folders_ if folder not in known)
+        left = tuple(folder for folder in request.folders if folder not in known)
         if not left:
             return known
-        request = probe_child.Request(backend=path, target=target, folders=left, limit_s=limit_s, run=run)
+        rest = msgspec.structs.replace(request, folders=left)
         try:
             build_in_subprocess(
                 f"{probe_child.__name__}:run",
-                cast(dict[str, object], msgspec.to_builtins(request)),
+                cast(dict[str, object], msgspec.to_builtins(rest)),
                 workdir,
-                backend=backend.name,
-                timeout_s=limit_s * (len(left) + 1),
+                backend=title,
+                timeout_s=request.limit_s * (len(left) + 1),
             )
         except BuildFailedError:
             begun = probe_child.read_journal(workdir / probe_child.JOURNAL)
@@ -174,6 +181,8 @@ def _verdict(case: Case, feeds: Arrays, entry: Entry, folder: Path) -> tuple[Ver
         return Verdict.CRASHED, None, "the SDK crashes on it, or never ends"
     if entry.refused:
         return Verdict.REFUSED, None, entry.refused
+    if entry.failed:
+        return Verdict.FAILED, None, entry.failed
     if not entry.ran:
         return Verdict.BUILT, None, entry.unfed
     outputs = probe_child.load_arrays(folder / probe_child.OUTPUTS)

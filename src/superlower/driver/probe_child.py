@@ -6,7 +6,7 @@ import faulthandler
 import importlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -17,14 +17,20 @@ from numpy.typing import NDArray
 
 from superlower.backends.base import Backend, BuildOptions
 from superlower.backends.process import building_here
-from superlower.errors import BadInputError, MissingSdkError, SuperlowerError
-from superlower.ir import load
+from superlower.errors import MissingSdkError, SuperlowerError
+from superlower.ir import infer_shapes, load
+from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
 JOURNAL = "journal.jsonl"
 MODEL, FEEDS, OUTPUTS, WORK = "model.onnx", "feeds.npz", "outputs.npz", "work"
 
 Array = NDArray[np.generic]
+
+_FED = frozenset(
+    ir.DataType[name] for name in ("FLOAT", "FLOAT16", "DOUBLE", "UINT8", "INT8", "INT32", "INT64", "BOOL")
+)
+"""Types that every session takes and gives as numpy's own."""
 
 _ABOUT = re.compile(r"^.*? at node '[^']*'(?: \(and \d+ more\))?: ")
 _LISTED = re.compile(r"^.* refuses 1 node\(s\): \S+(?: at node \S+)? \((.*)\); rewrite them, or see .*$")
@@ -38,6 +44,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         folders: one a case, with its model and feeds.
         limit_s: seconds one case may take; the process ends itself when one takes longer.
         run: whether engines for the target run on this machine.
+        legalize: build what the backend's own passes make of each model, with the backend's own refusals.
     """
 
     backend: str
@@ -45,6 +52,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     folders: tuple[str, ...]
     limit_s: float
     run: bool
+    legalize: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,6 +61,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         folder: of the case.
         refused: the SDK's reason; "" if it built.
+        failed: the reason of an error when it was run.
         unfed: why it was built and couldn't be fed or read, where engines do run here.
         ran: whether `OUTPUTS` holds what it computed.
     """
@@ -60,6 +69,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     folder: str
     pending: bool = False
     refused: str = ""
+    failed: str = ""
     unfed: str = ""
     ran: bool = False
 
@@ -97,8 +107,10 @@ def _probe(backend: Backend, request: Request, name: str, folder: Path) -> Entry
     work.mkdir()
     model = load(folder / MODEL)
     try:
-        # Whatever its types: a precision is what graphs are converted to, and this one stays as it is.
-        options = BuildOptions(precision=Precision.FP32, threads=1, raw=True)
+        # fp32 whatever the types: a precision is what graphs are converted to, and these stay as they are.
+        options = BuildOptions(precision=Precision.FP32, threads=1, raw=not request.legalize)
+        if request.legalize:
+            model = _legalized(model, backend.legalize(request.target, options.precision))
         artifact = backend.compile(model, request.target, options, work)
         if not request.run:
             return Entry(folder=name)
@@ -110,10 +122,10 @@ def _probe(backend: Backend, request: Request, name: str, folder: Path) -> Entry
                 session.close()
         except MissingSdkError:
             raise
-        except BadInputError as error:
-            return Entry(folder=name, unfed=_reason(error))
         except Exception as error:
-            return Entry(folder=name, refused=f"it builds, and fails when run: {_reason(error)}")
+            if strange := _strange(model):
+                return Entry(folder=name, unfed=f"superlower feeds and reads no {strange}")
+            return Entry(folder=name, failed=_reason(error))
         if (misread := _misread(model, outputs)) is not None:
             return Entry(folder=name, unfed=misread)
         save_arrays(folder / OUTPUTS, outputs)
@@ -124,6 +136,19 @@ def _probe(backend: Backend, request: Request, name: str, folder: Path) -> Entry
         return Entry(folder=name, refused=_reason(error))
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _legalized(model: ir.Model, passes: Sequence[Pass]) -> ir.Model:
+    for each in passes:
+        each.run(model)
+        model = infer_shapes(model)
+    return model
+
+
+def _strange(model: ir.Model) -> str:
+    """A type of the graph's inputs and outputs that sessions aren't made for; "" if there is none."""
+    types = {value.dtype for value in (*model.graph.inputs, *model.graph.outputs) if value.dtype is not None}
+    return next((kind.name.lower() for kind in sorted(types - _FED)), "")
 
 
 def _misread(model: ir.Model, outputs: Mapping[str, Array]) -> str | None:

@@ -18,13 +18,14 @@ FORMAT = 1
 
 
 class Verdict(StrEnum):
-    """What came of one probe."""
+    """What came of one probe, from best to worst: what an SDK says itself is better than what it hides."""
 
     RIGHT = "right"
-    WRONG = "wrong"
     BUILT = "built"
     REFUSED = "refused"
     CRASHED = "crashed"
+    FAILED = "failed"
+    WRONG = "wrong"
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -33,10 +34,11 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     Attributes:
         case: the probe's name.
         key: `str` of the probed node's key.
-        verdict: RIGHT and WRONG were run and compared; BUILT could not be run on the machine.
+        verdict: RIGHT and WRONG were run and compared; FAILED built, and then gave an error when run; BUILT
+            could not be run on the machine, or not fed by superlower.
         error: largest absolute error against float64; None where nothing was run.
         tolerance: what the error was held to.
-        detail: the SDK's reason, for REFUSED and CRASHED.
+        detail: the SDK's reason where it gave no result, what is unlike where no error can be told.
         large, corner: as in `Case`.
     """
 
