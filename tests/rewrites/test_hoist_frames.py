@@ -241,11 +241,27 @@ class TestSeveralEquations:
         assert made["odd"].when == "t % 2 != 0"
         assert made["odd"].graph != made["step"].graph
 
+    def test_what_only_the_first_frames_have_in_common_stays(self) -> None:
+        """A warm-up, as FRVSR's: later frames are looked at before the first, by an equation of t == 0."""
+        g, r = WindowBuilder(), WindowBuilder()
+        ahead = [g.net(x) for x in g.frames(0, 1, 2)]
+        base = window(g, g.conv(g.Concat(*ahead, axis=1), 12, 3, 9), (0, 1, 2), when="t == 0")
+        rest = Equation(
+            name="rest",
+            graph="rest",
+            inputs={input_name(0): "frame[t]"},
+            outputs={"out0": "output"},
+            when="t > 0",
+        )
+        graphs = {**base.graphs, "rest": r.model(r.conv(r.net(r.frames(0)[0]), 4, 3, 9))}
+        program = msgspec.structs.replace(base.program, equations=(*base.program.equations, rest))
+        assert not hoist(TemporalModel(program, graphs)).applied.changed
+
     def test_predicates_are_kept_with_those_of_the_ends(self) -> None:
         g = WindowBuilder()
         a, b, c = g.frames(-1, 0, 1)
         flows = [g.net(g.Concat(x, y, axis=1), 1, 6) for x, y in ((a, b), (b, c))]
-        base = window(g, g.conv(g.Concat(*flows, axis=1), 8, 3, 9), (-1, 0, 1), when="t % 2 == 0 or t == 3")
+        base = window(g, g.conv(g.Concat(*flows, axis=1), 8, 3, 9), (-1, 0, 1), when="t % 3 != 2 or t == 5")
         (some,) = base.program.equations
         g2 = WindowBuilder()
         rest = Equation(
@@ -253,14 +269,32 @@ class TestSeveralEquations:
             graph="rest",
             inputs={input_name(0): "frame[t]"},
             outputs={"out0": "output"},
-            when="not (t % 2 == 0 or t == 3)",
+            when="not (t % 3 != 2 or t == 5)",
         )
         graphs = {**base.graphs, "rest": g2.model(g2.conv(g2.frames(0)[0], 3, 3, 4))}
         program = msgspec.structs.replace(base.program, equations=(some, rest))
         result = hoist(TemporalModel(program, graphs), lengths=(1, 2, 5, 8))
         made = equations(result.model)
-        assert made["step"].when == "(t % 2 == 0 or t == 3) and (t >= 1)"
-        assert made["step_ends"].when == "(t % 2 == 0 or t == 3) and (t < 1)"
+        assert made["step"].when == "(t % 3 != 2 or t == 5) and (t >= 1)"
+        assert made["step_ends"].when == "(t % 3 != 2 or t == 5) and (t < 1)"
+
+    def test_an_equation_never_at_the_ends_has_one_form(self) -> None:
+        g, r = WindowBuilder(), WindowBuilder()
+        a, b, c = g.frames(-1, 0, 1)
+        flows = [g.net(g.Concat(x, y, axis=1), 1, 6) for x, y in ((a, b), (b, c))]
+        base = window(g, g.conv(g.Concat(*flows, axis=1), 8, 3, 9), (-1, 0, 1), when="t > 0")
+        first = Equation(
+            name="first",
+            graph="first",
+            inputs={input_name(0): "frame[t]"},
+            outputs={"out0": "output"},
+            when="t == 0",
+        )
+        graphs = {**base.graphs, "first": r.model(r.conv(r.frames(0)[0], 3, 3, 4))}
+        program = msgspec.structs.replace(base.program, equations=(*base.program.equations, first))
+        made = equations(hoist(TemporalModel(program, graphs)).model)
+        assert list(made) == ["of_frame_0_1", "step", "first"]
+        assert made["step"].when == "t > 0"
 
     def test_an_equation_never_inside_the_clip_stays_whole(self) -> None:
         """At t == 0 the pair (t-1, t) is always beyond the clip: nothing to share with it."""

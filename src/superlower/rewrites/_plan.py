@@ -9,7 +9,7 @@ streams are read inside the clip only, and near its ends the equation stays as i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from superlower.program import when
@@ -19,6 +19,13 @@ from superlower.rewrites._expressions import At, Expression, walk
 
 COSTLY = frozenset({"Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "GridSample", "MatMul"})
 """What makes a stream worth its memory; all else is as fast computed again as read."""
+
+OFTEN = 1.25
+"""Computations for each element that make a stream of it: what only a clip's first frames have in common, or
+every fourth frame or so, isn't worth a graph of its own."""
+
+SHORTEST = 100
+"""Frames of the clip that these are counted over, at least."""
 
 VIEWS = frozenset(
     {
@@ -70,7 +77,7 @@ class Plan:
     Attributes:
         whole: those whose streams may be read beyond the clip's ends.
         inside: those whose streams may not, with the frames where they can be computed.
-        spans: equation -> frames at which it may read all of them; whole clips are left out.
+        spans: equation -> frames at which it may read all of them, where there are others.
         apart: equations that can't read those of `inside` at any frame.
     """
 
@@ -97,16 +104,19 @@ def plan(program: Program, equations: Mapping[str, Mapping[str, At]], ends: bool
         chosen = _read_twice(equations, chosen, apart, program)
         whole = frozenset(e for e in chosen if commutes(e, program))
         inside = _spans(chosen - whole, chosen)
-        spans = {}
+        spans: dict[str, Span] = {}
+        never: set[str] = set()
         for name, outputs in equations.items():
             read = {} if name in apart else inside
             span = Span()
             for at in frontier(outputs.values(), whole | read.keys()):
                 if at.expression in read:
                     span = span.met(read[at.expression], at.shift)
-            if span != Span():
+            frames = {where in span for where in _evaluated(program, name, span)}
+            if False in frames:
                 spans[name] = span
-        never = frozenset(n for n, span in spans.items() if not _ever(program, n, span))
+            if True not in frames:
+                never.add(name)
         if not never:
             return Plan(whole, inside, spans, apart)
         apart |= never
@@ -137,15 +147,36 @@ def entries(expression: Expression, hoisted: Iterable[Expression]) -> list[At]:
 def _worth(
     program: Program, equations: Mapping[str, Mapping[str, At]], apart: frozenset[str]
 ) -> frozenset[Expression]:
-    """Costly expressions that are computed at two shifts or more."""
-    shifts: dict[Expression, set[int]] = {}
+    """Costly expressions that are computed again often enough."""
+    places: dict[Expression, set[tuple[str, int]]] = {}
     for name, outputs in equations.items():
         for at in walk(outputs.values()):
             if at.expression.reads and (name not in apart or commutes(at.expression, program)):
-                shifts.setdefault(at.expression, set()).add(at.shift)
+                places.setdefault(at.expression, set()).add((name, at.shift))
+    again = _Recomputed(program)
     costs: dict[Expression, bool] = {}
-    found = (e for e, seen in shifts.items() if len(seen) > 1)
+    found = (e for e, where in places.items() if again.worth(frozenset(where)))
     return frozenset(e for e in found if e.op not in VIEWS and _costly(e, costs))
+
+
+class _Recomputed:
+    """How often elements are computed again, over a clip that is long beside all that it begins with."""
+
+    def __init__(self, program: Program) -> None:
+        frames = max(horizon(program), SHORTEST)
+        self.frames = range(frames)
+        self.times = {
+            e.name: [t for t in self.frames if when.parse(e.when)(t, frames)] for e in program.equations
+        }
+        self.known: dict[frozenset[tuple[str, int]], bool] = {}
+
+    def worth(self, places: frozenset[tuple[str, int]]) -> bool:
+        """Whether something at these shifts in these equations is, at `OFTEN`."""
+        if places not in self.known:
+            computed = [t + shift for name, shift in places for t in self.times[name]]
+            inside = [t for t in computed if t in self.frames]
+            self.known[places] = len(inside) >= OFTEN * len(set(inside)) > 0
+        return self.known[places]
 
 
 def _costly(expression: Expression, known: dict[Expression, bool]) -> bool:
@@ -214,11 +245,9 @@ def _spans(inside: frozenset[Expression], hoisted: frozenset[Expression]) -> dic
     return spans
 
 
-def _ever(program: Program, equation: str, span: Span) -> bool:
-    """Whether the equation is evaluated at a frame of the span in any clip."""
+def _evaluated(program: Program, equation: str, span: Span) -> Iterator[tuple[int, int]]:
+    """Frames t of clips of T at which the equation is evaluated; all there are to tell about the span."""
     (text,) = (e.when for e in program.equations if e.name == equation)
     holds = when.parse(text)
     longest = horizon(program) + 2 * (span.first + span.last) + 1
-    return any(
-        (t, frames) in span and holds(t, frames) for frames in range(1, longest + 1) for t in range(frames)
-    )
+    return ((t, frames) for frames in range(1, longest + 1) for t in range(frames) if holds(t, frames))

@@ -37,10 +37,10 @@ class HoistFrames(ProgramPass):
             output[t]       = fuse(of_frame_0_1[t-1], of_frame_0_1[t])        when: t >= 1 and t < T - 1
             output[t]       = window(frame[t-1], frame[t], frame[t+1])        when: t < 1 or t >= T - 1
 
-    A value is hoisted if graphs compute it, from elements of streams and constants, at two shifts in t or
-    more; constants are compared by content. What depends on the same frames shares an equation, with one
-    stream for each value that is read outside it. Hoisted values may use one another. Equations are looked at
-    together: what two of them have in common is computed once.
+    A value is hoisted if graphs compute it, from elements of streams and constants, 1.25 times an element or
+    more, at whatever shifts in t and over a long clip; constants are compared by content. What depends on the
+    same frames shares an equation, with one stream for each value that is read outside it. Hoisted values may
+    use one another. Equations are looked at together: what two of them have in common is computed once.
 
     Computation over a stack of frames (Concat along the batch or a new axis, reshapes, convolutions, slices
     that take the frames out) is taken apart as far as parts repeat; what isn't taken apart gets the Concat.
