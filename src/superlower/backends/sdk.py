@@ -10,6 +10,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from superlower.backends.base import Artifact, Backend
+from superlower.doctor import examine
+from superlower.doctor.rules import rules
 from superlower.errors import BadInputError, MissingSdkError
 from superlower.targets.base import Precision, Target
 
@@ -60,21 +62,25 @@ def unserved(
     precision: Precision,
     *,
     kinds: Mapping[str, str],
-    precisions: Mapping[Precision, str],
+    precisions: Mapping[Precision, str] | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> str | None:
-    """Why a backend can't build for a target at a precision; None if it can.
+    """Why a backend can't build for a target at a precision; None if it can and no known-bugs rule forbids.
 
     Args:
         backend: its name in the target's tables.
         kinds: kind of target -> "" if served, else why not. A kind left out isn't served either.
-        precisions: precision -> "" if served, else why not.
+        precisions: precision -> "" if served, else why not; None: all are.
+        versions: of the SDK, if that matters to rules; None: any will do.
     """
     if backend in target.unserved:
         return target.unserved[backend]
     reason = kinds.get(target.kind, f"{backend} doesn't compile for targets of kind {target.kind}")
     if not reason and backend not in target.backends:
         reason = f"target {target.name} doesn't list {backend} among its backends"
-    return reason or precisions.get(precision, f"{backend} doesn't compile for {precision}") or None
+    if not reason and precisions is not None:
+        reason = precisions.get(precision, f"{backend} doesn't compile for {precision}")
+    return reason or examine.unserved(rules(), examine.Context(backend, versions or {}, target, precision))
 
 
 def require(backend: Backend) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from superlower.doctor.conditions import typed
-from superlower.doctor.rules import Action, Rule, open_upwards, rules, within
+from superlower.doctor.rules import Action, Rule, rules, within
 from superlower.errors import BadInputError, SuperlowerError, UnsupportedOperatorError
 from superlower.ir import node_name, node_op
 from superlower.passes.base import Pass
@@ -157,7 +157,8 @@ def _of_versions(rule: Rule, versions: Mapping[str, str]) -> bool:
     known = {name: versions[name] for name in rule.versions if versions.get(name)}
     if known:
         return all(within(version, rule.versions[name]) for name, version in known.items())
-    return not any(versions.values()) and not any(map(open_upwards, rule.versions.values()))
+    # Of a graph the worst is assumed; for a build as a whole one may still pick a version that serves.
+    return not any(versions.values()) and not rule.graph_free
 
 
 def examine(found: Sequence[Rule], context: Context, model: ir.Model) -> Findings:

@@ -67,8 +67,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         id: unique; its table's name.
         backends: that have it; empty for all.
         versions: distribution -> versions that have it, as a PEP 440 range ("" any). Those that the backend
-            hasn't are passed over. Where none of its versions are known, a range that is open upwards
-            (">=10.5": something was dropped) doesn't hold, and any other does.
+            hasn't are passed over. Where none of its versions are known, a rule about graphs holds, and one
+            about builds whatever the graph doesn't.
         kinds: kinds of targets; empty for all.
         sm: NVIDIA SM numbers, as a PEP 440 range (">=75,<80"); "" for any target.
         precisions: of the build; empty for all.
@@ -197,9 +197,3 @@ def _problem(rule: Rule) -> str | None:
 def within(version: str, range_: str) -> bool:
     """Whether a version lies in a PEP 440 range, pre-releases included."""
     return SpecifierSet(range_).contains(version, prereleases=True)
-
-
-def open_upwards(range_: str) -> bool:
-    """Whether a range has no upper end and isn't "any": it tells of something dropped, not of a bug."""
-    operators = {part.operator for part in SpecifierSet(range_)}
-    return bool(operators) and operators <= {">", ">="}

@@ -33,7 +33,6 @@ def question(targets: dict[int, Target], monkeypatch: pytest.MonkeyPatch) -> Que
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     return Question(
         backend="superlower.backends.tensorrt.rtx:TensorRtRtx",
-        rules="superlower.backends.tensorrt.rtx_rules:RULES",
         sdk="crashing_sdk",
         target=targets[86],
         precision=Precision.FP32,

@@ -14,11 +14,14 @@ from superlower.backends.base import BuildOptions
 from superlower.backends.tensorrt.layers import read_layers
 from superlower.backends.tensorrt.network import Sdk
 from superlower.backends.tensorrt.rtx import TensorRtRtx
-from superlower.backends.tensorrt.rtx_rules import ARCHITECTURES, REFUSED, RULES
-from superlower.backends.tensorrt.rules import breaches
+from superlower.backends.tensorrt.rtx_rules import ARCHITECTURES
+from superlower.doctor.conditions import Operator
+from superlower.doctor.examine import Context, Findings, examine
+from superlower.doctor.rules import Action, Rule, rules
 from superlower.errors import UnsupportedOperatorError
 from superlower.ir import serialize
 from superlower.targets.base import Precision, Target
+from superlower.targets.catalog import load_catalog
 
 OneNode = Callable[..., ir.Model]
 F32, F16, BF16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
@@ -41,6 +44,13 @@ def _build(sdk: Sdk, model: ir.Model, sm: int) -> tuple[bool, str]:
     config.profiling_verbosity = sdk.module.ProfilingVerbosity.DETAILED
     built = sdk.builder.build_serialized_network(network, config) is not None
     return built, "\n".join(sdk.messages)
+
+
+def _found(model: ir.Model, sm: int) -> Findings:
+    """What the rules say of the model for an architecture."""
+    card = next(t for t in load_catalog().values() if t.compute_capability == sm)
+    known = [rule for rule in rules() if rule.backends == ("tensorrt-rtx",)]
+    return examine(known, Context("tensorrt-rtx", TensorRtRtx().versions(), card, Precision.FP32), model)
 
 
 def _weight(kind: int, *shape: int) -> object:
@@ -85,7 +95,7 @@ def test_the_rules_say_what_the_compiler_does(
     sdk: Sdk, one_node: OneNode, case: str, kind: int, sm: int
 ) -> None:
     model = _limited(one_node, case, kind)
-    assert _build(sdk, model, sm)[0] == (not breaches(model.graph, RULES, sm))
+    assert _build(sdk, model, sm)[0] == (_found(model, sm).refusal() is None)
 
 
 def _quantized(kind: int, storage: int) -> ir.Model:
@@ -116,13 +126,14 @@ def test_quantized_convolutions_run_as_float_on_turing_and_the_rule_is_silent(
     assert built
     convolution = next(layer for layer in read_layers(log).layers if layer.type == "correlation")
     assert convolution.inputs[0].dtype == computes
-    assert [b.rule.silent for b in breaches(model.graph, RULES, sm)] == [True] * 4 * (sm < 80)
+    refused = [node for finding in _found(model, sm).acting(Action.REFUSE) for node in finding.nodes]
+    assert refused == ["xd.q", "xd.dq", "wd.q", "wd.dq"] * (sm < 80)
 
 
 @pytest.mark.parametrize("sm", [86, 89])
 def test_fp8_starts_with_ada(sdk: Sdk, sm: int) -> None:
     model = _quantized(F16, TensorProto.FLOAT8E4M3FN)
-    assert _build(sdk, model, sm)[0] == (sm >= 89) == (not breaches(model.graph, RULES, sm))
+    assert _build(sdk, model, sm)[0] == (sm >= 89) == (_found(model, sm).refusal() is None)
 
 
 def test_the_architectures_are_those_the_sdk_takes(sdk: Sdk) -> None:
@@ -187,15 +198,29 @@ def _refusable(one_node: OneNode, op: str, **attributes: object) -> ir.Model:
     raise AssertionError(f"no probe for {op}: add one")
 
 
-@pytest.mark.parametrize("refusal", REFUSED, ids=lambda r: f"{r.op}-{r.attribute}")
-def test_every_known_refusal_is_one(sdk: Sdk, one_node: OneNode, refusal: object) -> None:
-    known = REFUSED[REFUSED.index(refusal)]
-    value = {"reduction": "add", "antialias": 1, "dilations": [2, 2]}.get(known.attribute)
-    for each in sorted(known.values, key=str) or [value]:
-        attributes = {known.attribute: each} if known.attribute else {}
-        model = _refusable(one_node, known.op, **attributes)
-        assert known.holds(next(iter(model.graph)))
-        assert sdk.parse(serialize(model))[1], f"the parser takes {known.op} with {attributes}"
+def _refusals() -> list[tuple[Rule, str, dict[str, object]]]:
+    """Every operator and setting that the parser is known to refuse."""
+    found: list[tuple[Rule, str, dict[str, object]]] = []
+    for rule in rules():
+        told = rule.condition
+        if rule.backends != ("tensorrt-rtx",) or rule.sm or not isinstance(told, Operator) or told.types:
+            continue
+        beyond = {"reduction": "add", "antialias": 1, "dilations": [2, 2]}
+        settings = [{name: value} for name, values in told.where.items() for value in values]
+        settings += [{name: beyond[name]} for name in told.beyond]
+        found += [(rule, op, setting) for op in told.ops for setting in settings or [{}]]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rule", "op", "attributes"), _refusals(), ids=lambda v: v.id if isinstance(v, Rule) else str(v)
+)
+def test_every_known_refusal_is_one(
+    sdk: Sdk, one_node: OneNode, rule: Rule, op: str, attributes: dict[str, object]
+) -> None:
+    model = _refusable(one_node, op, **attributes)
+    assert rule.id in _found(model, 120)
+    assert sdk.parse(serialize(model))[1], f"the parser takes {op} with {attributes}"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +236,7 @@ def test_the_table_refuses_no_more_than_the_parser(
     sdk: Sdk, one_node: OneNode, op: str, attributes: dict[str, object]
 ) -> None:
     model = _refusable(one_node, op, **attributes)
-    assert not any(known.holds(next(iter(model.graph))) for known in REFUSED)
+    assert _found(model, 120).refusal() is None
     assert sdk.parse(serialize(model))[1] == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,18 @@ def _rtx(
     )
 
 
+def _classic(
+    rule: str,
+    model: Callable[[], ir.Model],
+    precision: Precision = Precision.FP32,
+    target: str = "v100",
+    versions: Mapping[str, str] | None = None,
+) -> Scenario:
+    return Scenario(
+        rule, model, Action.REFUSE, "tensorrt", target, precision, versions, unproven=NO_LIBRARIES
+    )
+
+
 SCENARIOS = (
     Scenario(
         "grid-sample-opset-20",
@@ -132,15 +144,12 @@ SCENARIOS = (
         mended=_spelled_as_19,
         unproven=NO_LIBRARIES,
     ),
-    Scenario(
-        "tensorrt-volta",
-        relu(),
-        Action.REFUSE,
-        "tensorrt",
-        "v100",
-        versions={"tensorrt": "10.5.0"},
-        unproven=NO_LIBRARIES,
-    ),
+    _classic("tensorrt-volta", relu(), versions={"tensorrt": "10.5.0"}),
+    _classic("tensorrt-bf16-ampere", relu(), Precision.BF16),
+    _classic("tensorrt-fp8-ada", relu(), Precision.FP8, target="rtx3090"),
+    _classic("tensorrt-8-types", relu(), Precision.BF16, target="rtx3090", versions={"tensorrt": "8.6.1"}),
+    _classic("tensorrt-bf16-graph-ampere", relu(BF16)),
+    _classic("tensorrt-fp8-graph-ada", lambda: quantized(F16, FP8), target="rtx3090"),
     _rtx("zero-scale", lambda: quantized(scale=0.0), "rtx3090", _refused_whole, Precision.INT8),
     _rtx(
         "wide-integers",

@@ -28,7 +28,7 @@ from superlower.backends.sdk import (
     wrong_version,
 )
 from superlower.backends.tensorrt import builder, probes
-from superlower.backends.tensorrt.classic_rules import LEVELS, unserved_precision
+from superlower.backends.tensorrt.classic_rules import LEVELS
 from superlower.backends.tensorrt.classic_runtime import ClassicContexts
 from superlower.backends.tensorrt.cuda import Context, Device, Driver
 from superlower.backends.tensorrt.loading import open_session, plan_file, runtime_sdk
@@ -80,12 +80,9 @@ class TensorRt:
 
     def serves(self, target: Target, precision: Precision) -> str | None:
         """What the target's table says, held to the version that is here if one is."""
-        sm = target.compute_capability or 0
         kinds = {"nvidia-gpu": "", **dict.fromkeys(("cpu", "intel-gpu"), "it compiles for NVIDIA GPUs only")}
-        here = self.versions().get("tensorrt", "")
-        precisions = {p: unserved_precision(p, sm, here) for p in Precision}
-        reason = unserved(self.name, target, precision, kinds=kinds, precisions=precisions)
-        return reason or wrong_version(self, target, "tensorrt", INSTALL)
+        wrong = wrong_version(self, target, "tensorrt", INSTALL)
+        return wrong or unserved(self.name, target, precision, kinds=kinds, versions=self.versions())
 
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """Asks the parser, of the whole graph, and of each node alone if that fails.
@@ -101,7 +98,6 @@ class TensorRt:
             return tables.from_table(self, documented(self), model, target, precision)
         question = probes.Question(
             backend=f"{__name__}:{type(self).__name__}",
-            rules="superlower.backends.tensorrt.classic_rules:RULES",
             sdk=SDK,
             target=target,
             precision=precision,

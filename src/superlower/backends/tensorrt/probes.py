@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +15,11 @@ import msgspec
 import onnx_ir
 
 from superlower import ir
-from superlower.backends import probe, tables
+from superlower.backends import limits, probe, tables
 from superlower.backends.base import Backend, NodeSupport, Support
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.tensorrt.cuda import on_device
 from superlower.backends.tensorrt.network import Refusal, Sdk, misread, process_sdk, samplers
-from superlower.backends.tensorrt.rules import Rule, breaches
 from superlower.errors import BuildFailedError
 from superlower.targets.base import Precision, Target
 
@@ -82,14 +80,13 @@ class Asker:
     Attributes:
         sdk: what is asked.
         capability: member of the SDK's ComputeCapability to build for; "" to ask the parser only.
-        rules: limits of the compiler that are known without asking.
-        sm: SM number the rules are read for.
+        known: limits of the compiler that are known without asking it; asked once the parser is content.
     """
 
     def __init__(
-        self, sdk: Sdk, journal: Journal, capability: str = "", rules: Sequence[Rule] = (), sm: int = 0
+        self, sdk: Sdk, journal: Journal, capability: str = "", known: probe.Ask = lambda _: None
     ) -> None:
-        self.sdk, self.capability, self.rules, self.sm = sdk, capability, rules, sm
+        self.sdk, self.capability, self.known = sdk, capability, known
         self._journal = journal
 
     def __call__(self, model: onnx_ir.Model) -> str | None:
@@ -110,9 +107,8 @@ class Asker:
         refusals = refusals or misread(nodes, samplers(self.sdk, network))
         if refusals:
             return refusals[0].reason
-        broken = [b for b in breaches(nodes, self.rules, self.sm) if not b.rule.silent]
-        if broken:
-            return broken[0].rule.reason
+        if (limit := self.known(model)) is not None:
+            return limit
         computes = any(not node.domain and node.op_type in KERNELS for node in nodes)
         if not self.capability or not computes or not _static(model):
             return None
@@ -141,14 +137,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         backend: "module:Class" of the backend, for its passes.
-        rules: "module:NAME" of its hardware rules.
         sdk: module to import.
         capability: as in `Asker`.
         device: number of the GPU that the SDK needs to start; None for one that needs none.
     """
 
     backend: str
-    rules: str
     sdk: str
     target: Target
     precision: Precision
@@ -200,10 +194,9 @@ def cover(fields: dict[str, object], workdir: Path) -> dict[str, object]:
     """Child side of `ask_coverage`."""
     question = msgspec.convert(fields, Question)
     backend: Backend = _resolve(question.backend)()
-    rules: Sequence[Rule] = _resolve(question.rules)
-    sm = question.target.compute_capability or 0
+    known = limits.asked(limits.context(backend, question.target, question.precision))
     sdk = process_sdk(question.sdk)
-    ask = Asker(sdk, Journal(workdir / JOURNAL), question.capability, rules, sm)
+    ask = Asker(sdk, Journal(workdir / JOURNAL), question.capability, known)
     model = ir.load(workdir / MODEL)
     passes = backend.legalize(question.target, question.precision)
     with on_device(question.device) as device:
