@@ -27,8 +27,8 @@ class Key:
     Attributes:
         op: as "GridSample" or "domain::Op".
         since: version of the operator's definition (GridSample: 16, 20 or 22), 0 if the domain isn't ONNX's.
-        dtype: element type of the first floating-point input, else of the first input ("fp16", "int64"); for
-            what has no inputs, or only a condition, of the first output.
+        dtype: element type of the first floating-point input ("fp16"), else of the first that isn't boolean
+            ("int64"); for what has no inputs, or only a condition, of the first output.
         setting: what else decides, sorted: attributes with their defaults filled in, presence of optional
             inputs, ranks; ("mode=linear", "padding_mode=zeros").
     """
@@ -61,7 +61,8 @@ def key_of(node: ir.Node, opset: int) -> Key:
 def _dtype(node: ir.Node) -> str:
     told_by = node.outputs if not node.inputs or node.op_type == "If" else node.inputs
     types = [v.dtype for v in told_by if v is not None and v.dtype is not None]
-    chosen = next((t for t in types if t.is_floating_point()), types[0] if types else None)
+    numbers = [t for t in types if t != ir.DataType.BOOL] or types
+    chosen = next((t for t in numbers if t.is_floating_point()), numbers[0] if numbers else None)
     if chosen is None:
         return "untyped"
     return _type_name(chosen)
