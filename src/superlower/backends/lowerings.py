@@ -174,8 +174,10 @@ def order_of(findings: Sequence[Finding]) -> Order | None:
     first, best, others = findings[0], ranked[0], ranked[1:]
     if NATIVE in cost and best != NATIVE:
         why = f"measured {cost[NATIVE] / cost[best]:.2g} times as fast as native"
+    elif others and best == NATIVE:
+        why = f"measured: {others[0]} is {cost[best] / cost[others[0]]:.2g} times as fast"
     elif others:
-        why = f"measured, {cost[others[0]] / cost[best]:.2g} times as fast as {others[0]}"
+        why = f"measured {cost[others[0]] / cost[best]:.2g} times as fast as {others[0]}"
     else:
         why = "the only form that is right"
     return Order(backend=first.backend, target=first.target, key=first.key, forms=tuple(ranked), why=why)
@@ -210,6 +212,15 @@ def order_for(key: Key, backend: str, target: str, kind: str, orders: Sequence[O
             return order, rule.why
     why = f"nothing was measured for {backend}"
     return Order(backend=backend, target=target, key=str(key), forms=(NATIVE,), why=why), why
+
+
+def title(key: str) -> str:
+    """A key in short: "GridSample bilinear, border, align_corners 1", "DeformConv, offset groups n, mask"."""
+    told = dict(part.partition("=")[::2] for part in key.split(" ")[2:])
+    if _op(key) == "GridSample":
+        return f"GridSample {told['mode']}, {told['padding_mode']}, align_corners {told['align_corners']}"
+    mask = "mask" if told["mask"] == "yes" else "no mask"
+    return f"DeformConv, offset groups {told['offset_group']}, {mask}"
 
 
 def _op(key: str) -> str:
