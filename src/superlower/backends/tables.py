@@ -114,7 +114,7 @@ class Asked:
     def _taken(self, op: str) -> Result | None:
         """A probe of the operator that went well."""
         of_op = (r for r in self.table.results if r.key.partition(" ")[0].rpartition("-")[0] == op)
-        return next((r for r in of_op if r.verdict in _TAKEN and not r.large), None)
+        return next((r for r in of_op if r.verdict in _TAKEN and not (r.large or r.corner)), None)
 
     def __call__(self, model: ir.Model) -> str | None:
         """Why a node of the model is refused or computed wrongly, the first of them; None if none is."""
