@@ -236,9 +236,9 @@ def test_another_backends_engine_is_refused(
 
 
 def test_other_targets_are_told_why_not(cpu_target: Target) -> None:
-    nvidia = msgspec.structs.replace(cpu_target, name="v100", kind="nvidia-gpu")
-    assert "CPUs only" in str(BACKEND.serves(nvidia, Precision.FP32))
-    assert "CPUs only" in str(BACKEND.runnable(nvidia))
+    intel = msgspec.structs.replace(cpu_target, name="arc", kind="intel-gpu")
+    assert "CPUs and NVIDIA GPUs only" in str(BACKEND.serves(intel, Precision.FP32))
+    assert "CPUs and NVIDIA GPUs only" in str(BACKEND.runnable(intel))
     assert BACKEND.serves(cpu_target, Precision.FP32) is None
     assert BACKEND.runnable(cpu_target) is None
     unlisted = msgspec.structs.replace(cpu_target, backends={})

@@ -194,10 +194,16 @@ class TestOwnEntries:
             assert entry.tvm["arch"] == f"sm_{entry.compute_capability}"
 
     def test_support_by_architecture(self):
-        by_backend = {b: {n for n in NAMES if b in target(n).backends} for b in ("tensorrt", "tensorrt-rtx")}
-        assert by_backend["tensorrt"] == set(NAMES)
+        names = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+        by_backend = {b: {n for n in NAMES if b in target(n).backends} for b in names}
+        assert by_backend["onnxruntime"] == by_backend["tensorrt"] == set(NAMES)
         assert by_backend["tensorrt-rtx"] == set(NAMES) - {"v100", "h100"}
-        assert target("v100").backends["tensorrt"] == ">=10.0,<10.5"
+        # The last releases with code for Volta: TensorRT 10.4, and ONNX Runtime 1.26 on CUDA 12.
+        assert target("v100").backends["tensorrt"] == ">=8.6,<10.5"
+        assert target("v100").backends["onnxruntime"] == ">=1.24,<1.27"
+        # The first for Blackwell.
+        assert target("rtx5090").backends["tensorrt"] == ">=10.8"
+        assert target("rtx5090").backends["onnxruntime"] == ">=1.27"
 
     def test_precisions_follow_the_architecture(self):
         for name in NAMES:

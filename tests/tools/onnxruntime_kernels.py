@@ -46,6 +46,7 @@ OPSETS = range(16, 25)
 """Of models worth asking about: from GridSample's first on."""
 
 OPEN = 2**31 - 1
+EXPANDED = "no CUDA kernel: expanded into the operators of its definition"
 
 _LIST = f"""
 import json, os
@@ -113,13 +114,19 @@ def results(kernels: list[dict[str, Any]]) -> list[Result]:
             place = schema.inputs if dtype in FLOATS else schema.inputs[:1]
             if not any(name in _allowed(schema, value.type_str) for value in place):
                 continue
-            taken = any(serves(kernel, schema, dtype) for kernel in own)
+            taken, detail = any(serves(kernel, schema, dtype) for kernel in own), ""
+            if not taken:
+                # ONNX Runtime puts the definition's own nodes in place of one that it has no kernel for.
+                taken = schema.has_function or schema.has_context_dependent_function
+                detail = (
+                    EXPANDED if taken else f"no CUDA kernel for {dtype} at version {schema.since_version}"
+                )
             found.append(
                 Result(
                     case=f"{schema.name}/{schema.since_version}/{dtype}",
                     key=f"{schema.name}-{schema.since_version} {dtype}",
                     verdict=Verdict.BUILT if taken else Verdict.REFUSED,
-                    detail="" if taken else f"no CUDA kernel for {dtype} at version {schema.since_version}",
+                    detail=detail,
                 )
             )
     return found

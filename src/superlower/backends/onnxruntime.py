@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the reference every other backend is compared with."""
+"""ONNX Runtime on the CPU, the reference every other backend is compared with, and on NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from superlower.backends import onnxruntime_cuda as cuda
 from superlower.backends import probe, tables
 from superlower.backends.base import Artifact, BuildOptions, Feeds, NodeSupport, Outputs, Support
 from superlower.backends.process import build_in_subprocess
@@ -23,9 +24,16 @@ from superlower.backends.sdk import (
     require_served,
     unserved,
     version,
+    wrong_version,
 )
 from superlower.backends.session import PooledSession, Port
-from superlower.errors import BadInputError, BuildFailedError, UnsupportedOperatorError, unknown_name
+from superlower.errors import (
+    BadInputError,
+    BuildFailedError,
+    MissingSdkError,
+    UnsupportedOperatorError,
+    unknown_name,
+)
 from superlower.ir import clone, infer_shapes, load, node_name, save, serialize
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
@@ -34,8 +42,8 @@ ENGINE = "model.onnx"
 
 _KINDS = {
     "cpu": "",
-    "nvidia-gpu": "superlower runs ONNX Runtime on CPUs only; its CUDA provider is not wired up",
-    "intel-gpu": "superlower runs ONNX Runtime on CPUs only",
+    "nvidia-gpu": "",
+    "intel-gpu": "superlower runs ONNX Runtime on CPUs and NVIDIA GPUs only",
 }
 _PRECISIONS = {
     Precision.FP32: "",
@@ -58,15 +66,17 @@ _SWITCHES = ("enable_cpu_mem_arena", "enable_mem_pattern", "enable_mem_reuse", "
 
 
 class OnnxRuntime:
-    """The CPU execution provider with all graph optimisations (its NCHWc layout is most of the gain).
+    """The CPU and the CUDA execution provider with all graph optimisations.
 
-    The engine is the legalized ONNX file itself: optimised models are tied to the machine that wrote them.
-    `settings` takes ONNX Runtime's session keys ("session.set_denormal_as_zero") and its boolean
-    options enable_cpu_mem_arena, enable_mem_pattern, enable_mem_reuse and use_deterministic_compute.
+    The engine is the legalized ONNX file itself: optimised models are tied to the machine that wrote them. So
+    one for a GPU is built without a GPU, and without ONNX Runtime's CUDA package.
+    `settings` takes ONNX Runtime's session keys ("session.set_denormal_as_zero"), its boolean options
+    enable_cpu_mem_arena, enable_mem_pattern, enable_mem_reuse and use_deterministic_compute, and for GPUs the
+    CUDA provider's options (see `superlower.backends.onnxruntime_cuda.OPTIONS`).
     """
 
     name: ClassVar[str] = "onnxruntime"
-    title: ClassVar[str] = "ONNX Runtime (CPU)"
+    title: ClassVar[str] = "ONNX Runtime"
 
     def missing(self) -> str | None:
         """Why it can't build here, with the install command; None if it can."""
@@ -79,13 +89,15 @@ class OnnxRuntime:
         return {"onnxruntime": version("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")}
 
     def serves(self, target: Target, precision: Precision) -> str | None:
-        """CPUs, in fp32, int8 (QDQ graphs) and fp16 (computed in fp32 between casts)."""
-        return unserved(self.name, target, precision, kinds=_KINDS, precisions=_PRECISIONS)
+        """CPUs in fp32, int8 (QDQ graphs) and fp16 (computed in fp32 between casts); GPUs in fp32, fp16."""
+        precisions = cuda.PRECISIONS if cuda.on_cuda(target) else _PRECISIONS
+        return unserved(self.name, target, precision, kinds=_KINDS, precisions=precisions)
 
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """Asks session creation: of the whole graph, and of each node alone if that fails.
 
-        A node for which ONNX Runtime has no fp16 kernel, and so inserts casts to fp32, is FALLBACK.
+        A node for which ONNX Runtime has no fp16 kernel, and so inserts casts to fp32, is FALLBACK. On a GPU
+        one without a CUDA kernel is, as the table of the CUDA provider's kernels has it.
         """
         told = tables.instead(self, model, target, precision)
         if told is not None:
@@ -93,19 +105,22 @@ class OnnxRuntime:
         passes = self.legalize(target, precision)
         ask = probe.remembered(_refusal, self.name)
         found = probe.coverage(model, tables.known_wrong(ask, self, target), passes)
-        if all(node.support is not Support.UNSUPPORTED for node in found):
-            legal = clone(model)
-            for each in passes:
-                each.run(legal)
-            cast = _computed_in_fp32(infer_shapes(legal))
-            reason = "no fp16 kernel on the CPU: computed in fp32 between casts"
-            found = [
-                replace(n, support=Support.FALLBACK, detail=reason)
-                if n.node in cast and n.support is Support.NATIVE
-                else n
-                for n in found
-            ]
-        return found
+        if any(node.support is Support.UNSUPPORTED for node in found):
+            return found
+        legal = clone(model)
+        for each in passes:
+            each.run(legal)
+        legal = infer_shapes(legal)
+        if cuda.on_cuda(target):
+            return cuda.fall_back(found, legal, target)
+        cast = _computed_in_fp32(legal)
+        reason = "no fp16 kernel on the CPU: computed in fp32 between casts"
+        return [
+            replace(n, support=Support.FALLBACK, detail=reason)
+            if n.node in cast and n.support is Support.NATIVE
+            else n
+            for n in found
+        ]
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
         """Warps as the opset spells them and in their fastest form; for fp16 the graph's types."""
@@ -130,9 +145,10 @@ class OnnxRuntime:
             raise BadInputError(
                 "onnxruntime keeps no hidden states inside its engines: leave them to the host"
             )
+        known = (*_SWITCHES, *(cuda.OPTIONS if cuda.on_cuda(target) else ()))
         for key in options.settings:
-            if "." not in key and key not in _SWITCHES:
-                raise unknown_name("onnxruntime setting", key, _SWITCHES)
+            if "." not in key and key not in known:
+                raise unknown_name("onnxruntime setting", key, known)
         workdir.mkdir(parents=True, exist_ok=True)
         save(model, workdir / ENGINE)
         began = time.monotonic()
@@ -149,22 +165,43 @@ class OnnxRuntime:
             threads=options.threads,
             mode=options.mode,
             build_s=time.monotonic() - began,
+            facts={"provider": cuda.PROVIDER, "sm": target.compute_capability or 0}
+            if cuda.on_cuda(target)
+            else {},
             settings=dict(options.settings),
         )
 
     def runnable(self, target: Target) -> str | None:
-        """CPU engines run on any machine that has ONNX Runtime."""
-        return self.missing() or _KINDS.get(target.kind, f"{self.name} runs on CPUs only") or None
+        """CPU engines run on any machine that has ONNX Runtime; others need its CUDA provider and the GPU."""
+        reason = self.missing() or _KINDS.get(target.kind, f"{self.name} doesn't run on {target.kind}")
+        if reason or not cuda.on_cuda(target):
+            return reason or None
+        if self.name in target.unserved:
+            return target.unserved[self.name]
+        return cuda.unrunnable(target, wrong_version(self, target, "onnxruntime", cuda.install(target)))
 
     def load(self, artifact: Artifact, folder: Path) -> PooledSession:
-        """Create a session; in throughput mode as many calls may run at once as the engine has threads."""
+        """Create a session; in throughput mode as many calls may run at once as the engine has threads.
+
+        Raises:
+            MissingSdkError: for a GPU, no driver, no such GPU, or a CUDA provider that doesn't start.
+            BadInputError: no engine there, or none this ONNX Runtime reads.
+        """
         require(self)
         require_own(self, artifact)
         path = folder / artifact.files.get("engine", ENGINE)
         if not path.is_file():
             raise BadInputError(f"no such engine: {path}; compile it again")
+        given = None
+        if artifact.facts.get("provider") == cuda.PROVIDER:
+            given = cuda.providers(artifact.settings, int(artifact.facts["sm"]))
+            cuda.preload()
         try:
-            session = _session(path, artifact.threads, artifact.settings)
+            session = _session(path, artifact.threads, artifact.settings, given)
+            if given is not None:
+                cuda.require_cuda(session)
+        except MissingSdkError:
+            raise
         except Exception as error:
             here = self.versions()["onnxruntime"]
             raise BadInputError(
@@ -202,7 +239,9 @@ def try_session(request: dict[str, Any], workdir: Path) -> dict[str, object]:
     return {}
 
 
-def _session(source: Path | bytes, threads: int, settings: Mapping[str, str]) -> Any:
+def _session(
+    source: Path | bytes, threads: int, settings: Mapping[str, str], providers: Sequence[Any] | None = None
+) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -212,10 +251,11 @@ def _session(source: Path | bytes, threads: int, settings: Mapping[str, str]) ->
     for key, value in settings.items():
         if "." in key:
             options.add_session_config_entry(key, value)
-        else:
+        elif key in _SWITCHES:
             setattr(options, key, value.lower() in ("1", "true", "yes", "on"))
     given = str(source) if isinstance(source, Path) else source
-    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    chosen = ["CPUExecutionProvider"] if providers is None else list(providers)
+    return onnxruntime.InferenceSession(given, options, providers=chosen)
 
 
 def _refusal(model: ir.Model) -> str | None:
