@@ -107,7 +107,7 @@ class Opset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="operator"):
-    """ONNX operators in certain types, ranks and settings; everything said must hold.
+    """ONNX operators in certain types, ranks and settings; all that is said must hold. The detail: its name.
 
     Attributes:
         ops: any of these; empty for any operator.
@@ -154,7 +154,7 @@ class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
             return
         for node in _nodes(model):
             if self.holds(node):
-                yield Match(node)
+                yield Match(node, node.op_type)
 
     def holds(self, node: ir.Node) -> bool:
         """Whether the node is one of them, the opset aside."""

@@ -15,11 +15,11 @@ from typing import ClassVar
 import msgspec
 import onnx_ir as ir
 
-from superlower.backends import sdk, tables
+from superlower.backends import limits, sdk, tables
 from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Session
 from superlower.backends.process import LOG, build_in_subprocess
-from superlower.backends.tvm import build, engine, supported
-from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError, unknown_name
+from superlower.backends.tvm import build, engine
+from superlower.errors import BadInputError, MissingSdkError, unknown_name
 from superlower.ir import infer_shapes, io_shapes, save
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
@@ -32,8 +32,8 @@ _PRECISIONS = {
     Precision.FP32: "",
     Precision.FP16: "",
     Precision.BF16: "superlower hasn't verified TVM's bf16 kernels",
-    Precision.INT8: "TVM 0.27 runs quantised graphs as float convolutions: it has no int8 kernels for them",
-    Precision.FP8: "TVM 0.27's ONNX importer takes no fp8 graphs",
+    Precision.INT8: "",
+    Precision.FP8: "",
 }
 
 
@@ -106,8 +106,8 @@ class Tvm:
         if options.stateful:
             raise BadInputError("tvm keeps no states inside an engine: build without stateful pairs")
         io = _io(model)
-        if not options.raw and (reason := supported.refused(infer_shapes(model))) is not None:
-            raise UnsupportedOperatorError(f"tvm: {reason}")
+        if not options.raw:
+            limits.require(limits.context(self, target, options.precision), infer_shapes(model))
         workdir.mkdir(parents=True, exist_ok=True)
         graph = workdir / "model.onnx"
         save(model, graph)

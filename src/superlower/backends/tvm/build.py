@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 import onnx_ir as ir
 
-from superlower.backends import probe, sdk, tables
+from superlower.backends import limits, probe, sdk, tables
 from superlower.backends.base import NodeSupport
-from superlower.backends.tvm import supported
 from superlower.backends.tvm.engine import LIBRARY
 from superlower.errors import BuildFailedError, UnsupportedOperatorError
 from superlower.ir import infer_shapes, serialize
@@ -47,18 +46,18 @@ def build(request: dict[str, object], workdir: Path) -> dict[str, object]:
     """
     asked = msgspec.convert(request, Request)
     facts: dict[str, object] = {"opt_level": asked.opt_level, "tuned": "no"}
-    cuda = asked.target.get("kind") == "cuda"
-    if cuda:
+    for_gpu = asked.target.get("kind") == "cuda"
+    if for_gpu:
         # Before TVM is imported: it binds its CUDA runtime then or never.
-        from superlower.backends.tvm import cuda as toolchain
+        from superlower.backends.tvm import cuda, libraries
 
-        compiler = toolchain.find_compiler(asked.archs, workdir)
-        toolchain.provide_runtime()
-        stand_in = toolchain.provide_driver(workdir)
+        compiler = cuda.find_compiler(asked.archs, workdir)
+        libraries.provide_runtime()
+        stand_in = libraries.provide_driver(workdir)
         facts |= {"compiler": compiler.name, "arch": ",".join(asked.archs), "holds": compiler.holds}
         facts |= {"driver": stand_in} if stand_in else {}
     module = _imported(ir.load(asked.model))
-    if cuda:
+    if for_gpu:
         facts |= _build_cuda(module, asked, compiler.compile, workdir)
     else:
         facts |= _build_cpu(module, asked, workdir)
@@ -71,8 +70,12 @@ def coverage(request: dict[str, object], workdir: Path) -> dict[str, object]:
     from superlower.targets.base import Precision, Target
 
     target = msgspec.convert(request["target"], Target)
-    passes = Tvm().legalize(target, Precision(str(request["precision"])))
-    ask = tables.known_wrong(probe.remembered(_ask, "tvm"), Tvm(), target)
+    precision = Precision(str(request["precision"]))
+    passes = Tvm().legalize(target, precision)
+    known = limits.asked(limits.context(Tvm(), target, precision))
+    ask = tables.known_wrong(
+        probe.remembered(lambda model: known(model) or _refusal(model), "tvm"), Tvm(), target
+    )
     found = probe.coverage(ir.load(str(request["model"])), ask, passes)
     return {"nodes": msgspec.to_builtins(found)}
 
@@ -82,10 +85,8 @@ def covered(result: Mapping[str, object]) -> list[NodeSupport]:
     return msgspec.convert(result["nodes"], list[NodeSupport])
 
 
-def _ask(model: ir.Model) -> str | None:
-    if (reason := supported.refused(model)) is not None:
-        # The probe names the node itself.
-        return reason.partition("': ")[2]
+def _refusal(model: ir.Model) -> str | None:
+    """Why the importer refuses a model; None if it takes it, rightly or not."""
     try:
         _import(model)
     except Exception as error:
@@ -110,7 +111,7 @@ def _imported(model: ir.Model) -> Any:
     try:
         module = _import(model)
     except Exception as error:
-        refusal = probe.refusal(probe.probe_nodes(infer_shapes(model), _ask))
+        refusal = probe.refusal(probe.probe_nodes(infer_shapes(model), _refusal))
         raise UnsupportedOperatorError(f"tvm: {refusal or sdk.first_line(error)}") from error
     from superlower.backends.tvm.precision import accumulate_in_float32
 
