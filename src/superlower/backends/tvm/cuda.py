@@ -1,13 +1,7 @@
-"""CUDA compilation on a machine without a GPU: a compiler that knows the architecture, and a stand-in driver.
-
-TVM 0.27 keeps a module as CUDA source, without a word, unless its CUDA runtime library loads; that library
-links libcuda.so.1, which only a driver installs. Building calls none of its functions, so a library of that
-name with the right symbols is enough.
-"""
+"""CUDA compilation on a machine without a GPU: a compiler that knows the architecture."""
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -16,24 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from superlower.backends.tvm import nvrtc
+from superlower.backends.tvm.libraries import INSTALL
 from superlower.errors import BuildFailedError, MissingSdkError
 
 Compile = Callable[[str], bytes]
-
-INSTALL = "superlower[tvm-cuda]"
-
-_DRIVER_SYMBOLS = (
-    "cuDeviceGetName",
-    "cuFuncSetAttribute",
-    "cuGetErrorName",
-    "cuGetErrorString",
-    "cuLaunchKernelEx",
-    "cuModuleGetFunction",
-    "cuModuleLoadData",
-    "cuModuleUnload",
-    "cuTensorMapEncodeTiled",
-)
-"""What libtvm_runtime_cuda.so of apache-tvm 0.27.0.post1 takes from libcuda.so.1."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +39,7 @@ def find_compiler(archs: Sequence[str], workdir: Path) -> CudaCompiler:
         workdir: existing folder for intermediate files.
 
     Raises:
-        MissingSdkError: none is here, or none knows one of the architectures; or there are several of them, and
-            no `fatbinary`.
+        MissingSdkError: none is here or knows an architecture, or several are asked for without `fatbinary`.
     """
     found = [_find(arch, workdir, alone=len(archs) == 1) for arch in archs]
     if len(found) == 1:
@@ -98,49 +77,6 @@ def _find(arch: str, workdir: Path, *, alone: bool) -> CudaCompiler:
     if len(tried) == 1:
         tried.append("no NVRTC")
     raise MissingSdkError(f"no CUDA compiler for {arch} ({'; '.join(tried)}): pip install '{INSTALL}'")
-
-
-def provide_driver(folder: Path) -> str:
-    """Load a driver library before TVM does: the machine's own, or a stand-in made in `folder`.
-
-    Returns:
-        "" for the machine's own driver, else what stands in.
-
-    Raises:
-        MissingSdkError: no driver and no C compiler.
-    """
-    try:
-        ctypes.CDLL("libcuda.so.1", ctypes.RTLD_GLOBAL)
-        return ""
-    except OSError:
-        pass
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise MissingSdkError("building for CUDA without a driver needs a C compiler: install gcc")
-    source, library = folder / "libcuda.c", folder / "libcuda.so.1"
-    # 100 is CUDA_ERROR_NO_DEVICE.
-    source.write_text("".join(f"int {name}(void) {{ return 100; }}\n" for name in _DRIVER_SYMBOLS))
-    command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(library), str(source)]
-    subprocess.run(command, check=True)
-    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    return "stand-in libcuda.so.1"
-
-
-def provide_runtime() -> None:
-    """Load CUDA 13's runtime library, from NVIDIA's wheel where the machine has none on its path.
-
-    Raises:
-        MissingSdkError: it is in neither.
-    """
-    for name in ["libcudart.so.13", *nvrtc.in_wheels("*/lib/libcudart.so.13")]:
-        try:
-            ctypes.CDLL(name, ctypes.RTLD_GLOBAL)
-            return
-        except OSError:
-            continue
-    raise MissingSdkError(
-        f"TVM's CUDA library needs libcudart.so.13, which isn't here: pip install '{INSTALL}'"
-    )
 
 
 def _toolkit(program: str) -> str | None:

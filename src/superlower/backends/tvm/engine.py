@@ -15,7 +15,7 @@ import numpy as np
 
 from superlower.backends.base import Feeds, Outputs
 from superlower.backends.session import PooledSession, Port
-from superlower.backends.tvm.cuda import provide_runtime
+from superlower.backends.tvm.libraries import provide_runtime
 from superlower.errors import BadInputError, MissingSdkError
 
 LIBRARY, IO = "engine.so", "engine.json"
@@ -73,7 +73,8 @@ def open_session(
     if not path.is_file():
         raise BadInputError(f"no such engine: {path}; compile the model again")
     if cuda:
-        provide_runtime()
+        found = nvidia_gpus()
+        provide_runtime([] if isinstance(found, str) else found)
     try:
         tvm = import_runtime()
     except (ImportError, OSError) as error:
