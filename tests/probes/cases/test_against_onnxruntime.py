@@ -78,7 +78,6 @@ MUTATIONS: list[tuple[str, str, object]] = [
     ("GridSample/linear-border/20/fp32", "align_corners", 1),
     ("GridSample/linear-border-corners/20/fp16", "align_corners", 0),
     ("GridSample/nearest-zeros-corners/20/fp32", "align_corners", 0),
-    ("DeformConv/all-groups-plain/19/fp32", "offset_group", 2),
     ("DeformConv/offset-groups/19/fp32", "pads", [0, 2, 2, 0]),
     ("DeformConv/uneven-pads/19/fp32", "pads", [1, 0, 0, 2]),
     ("Resize/linear-half_pixel/19/fp32", "coordinate_transformation_mode", "asymmetric"),
@@ -98,7 +97,6 @@ MUTATIONS: list[tuple[str, str, object]] = [
     ("ScatterND/add-elements/19/fp32", "reduction", "none"),
     ("InstanceNormalization/plain/19/fp32", "epsilon", 1e-2),
     ("Pad/reflect/19/fp32", "mode", "edge"),
-    ("QuantizeLinear/int8-axis/19/fp32", "axis", 2),
     ("Softmax/last/19/fp32", "axis", 1),
 ]
 
@@ -113,10 +111,6 @@ def test_a_kernel_that_takes_one_attribute_for_another_is_wrong(
     node = next(node for node in model.graph if node.op_type == case.op)
     node.attributes[attribute] = ir.convenience.convert_attribute(attribute, value)  # type: ignore[arg-type]
     ran = run(model, feeds)
-    if name.startswith("QuantizeLinear"):
-        # Another axis has another length than the scales: refused is as good as wrong.
-        assert ran.refusal
-        return
     assert not ran.refusal
     assert case.error(feeds, ran.outputs) > case.tolerance.absolute
 

@@ -11,7 +11,7 @@ import pytest
 
 from superlower.errors import BadInputError
 from superlower.ir import serialize
-from superlower.probes.case import Case
+from superlower.probes.case import Arrays, Case
 from superlower.probes.cases import cases
 from support.probes import feeds_of
 
@@ -67,11 +67,18 @@ def test_models_are_valid_and_agree_with_feeds_and_references(op: str) -> None:
             name: array.shape for name, array in expected.items()
         }, case.name
         assert case.error(feeds, expected) == 0, case.name
+        # An island's node is fp32, its graph's inputs fp16.
+        assert case.key().dtype == case.name.split("/")[3] or "island" in case.name, case.name
+        assert len(case.tolerance.reason) > 20, case.name
+        # bf16 has 8 bits: worst cases of long sums leave little of them.
+        share = 1.0 if "/bf16" in case.name else 0.35
+        assert 0 <= case.tolerance.absolute <= share * _spread(expected), case.name
 
 
-def test_types_in_names_are_those_of_keys() -> None:
-    for case in cases(large=False):
-        assert case.key().dtype == case.name.split("/")[3], case.name
+def _spread(outputs: Arrays) -> float:
+    """Range of the outputs' numbers; of lone ones, as they are."""
+    arrays = [np.asarray(array, np.float64) for array in outputs.values()]
+    return max(float(np.ptp(a)) if a.size > 1 else float(np.abs(a).max()) for a in arrays)
 
 
 def test_feeds_are_the_same_for_one_seed_and_others_for_another() -> None:
@@ -86,22 +93,6 @@ def test_feeds_are_the_same_for_one_seed_and_others_for_another() -> None:
 def test_constants_are_the_same_on_every_call() -> None:
     case = cases(["DeformConv"])[0]
     assert serialize(case.model()) == serialize(case.model())
-
-
-def test_tolerances_say_why_and_are_below_what_they_judge() -> None:
-    for case in cases():
-        assert len(case.tolerance.reason) > 20, case.name
-        assert 0 <= case.tolerance.absolute < np.inf
-        spread = _spread(case)
-        # bf16 has 8 bits: worst cases of long sums leave little of them.
-        share = 1.0 if "/bf16" in case.name else 0.35
-        assert case.tolerance.absolute <= share * spread, (case.name, case.tolerance.absolute, spread)
-
-
-def _spread(case: Case) -> float:
-    """Range of the outputs' numbers; of lone ones, as they are."""
-    arrays = [np.asarray(a, np.float64) for a in case.expected(feeds_of(case)).values()]
-    return max(float(np.ptp(a)) if a.size > 1 else float(np.abs(a).max()) for a in arrays)
 
 
 def test_filters() -> None:

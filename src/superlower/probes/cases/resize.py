@@ -107,9 +107,9 @@ def _forms(opset: int, kind: Kind) -> Iterator[_Form]:
         yield _Form(name, how, scales=(2, 2))
         yield _Form(f"{name}-sizes", how, sizes=(11, 13))
         if opset == 19 or kind is FP32:
-            yield _Form(f"{name}-fractional", how, scales=(1.37, 1.61))
+            yield _Form(f"{name}-fractional", how, scales=(1.46, 1.61))
         if opset == 19 and kind is FP32:
-            yield _Form(f"{name}-half", how, scales=(0.5, 0.5), shape=(2, 3, 8, 10))
+            yield _Form(f"{name}-half", how, scales=(0.5, 0.5), shape=(2, 3, 8, 12))
             yield _Form(f"{name}-fractional-down", how, scales=(0.63, 0.71))
     if kind is FP32:
         yield from _roundings()
@@ -154,7 +154,7 @@ def _antialias() -> Iterator[_Form]:
     for mode, inside in itertools.product(("linear", "cubic"), (False, True)):
         how = Resampling(mode, antialias=True, exclude_outside=inside)
         name = f"{mode}-half_pixel-antialias{'-exclude_outside' if inside else ''}"
-        yield _Form(f"{name}-half", how, scales=(0.5, 0.5), shape=(2, 3, 8, 10))
+        yield _Form(f"{name}-half", how, scales=(0.5, 0.5), shape=(2, 3, 8, 12))
         yield _Form(f"{name}-sizes", how, sizes=(3, 4))
         yield _Form(f"{name}-up", how, scales=(2, 2))
     how = Resampling("cubic", antialias=True)
