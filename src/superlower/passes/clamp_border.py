@@ -44,8 +44,9 @@ class ClampBorder(Pass):
     border padding, and one at them needs no padding. OpenVINO's GPU plug-in samples bilinearly with zeros by
     a kernel of its own, and all else by its plain one (openvino#28670).
 
-    Positions are exact with align_corners. Without, 1 - 1/size is no floating-point number but for powers of two: it is
-    rounded towards the centre, so that a border pixel is mixed with its inner neighbour, not with zeros.
+    Positions are exact with align_corners. Without, 1 - 1/size is no floating-point number but for powers of
+    two: it is rounded towards the centre, so that a border pixel is mixed with its inner neighbour, not with
+    zeros.
 
     Refused: cubic, where a position's 4x4 pixels are clamped one by one; volumes; sizes that aren't static;
     grids below fp32 (guard-grid-sample first).

@@ -11,16 +11,18 @@ from superlower.passes._rules import Lowering, apply_rules, label
 from superlower.passes._sampling import CHANNELS_FIRST, CHANNELS_LAST
 from superlower.passes.base import Applied, Site
 from superlower.passes.clamp_border import BorderAsZeros
+from superlower.passes.half_pixel_grid import CornersUnaligned
 from superlower.passes.lower_deform_conv import GATHER, GRID_SAMPLE, DeformConvDecomposed
 from superlower.passes.lower_grid_sample import GridSampleAsGathers
 
 NATIVE = "native"
+HALF_PIXEL = "half-pixel-grid"
 CLAMP_BORDER = "clamp-border"
 GATHER_LAST = "gather-channels-last"
 GATHER_FIRST = "gather-channels-first"
 
 FORMS: Mapping[str, tuple[str, ...]] = {
-    "GridSample": (NATIVE, CLAMP_BORDER, GATHER_LAST, GATHER_FIRST),
+    "GridSample": (NATIVE, HALF_PIXEL, CLAMP_BORDER, GATHER_LAST, GATHER_FIRST),
     "DeformConv": (NATIVE, GRID_SAMPLE, GATHER),
 }
 """Operator -> its forms, the node itself first."""
@@ -53,6 +55,7 @@ def lowering(op: str, form: str, opset: int, chosen: Collection[ir.Node] | None 
         KeyError: the operator has no such form.
     """
     forms: dict[tuple[str, str], Callable[[], Lowering]] = {
+        ("GridSample", HALF_PIXEL): lambda: CornersUnaligned(chosen),
         ("GridSample", CLAMP_BORDER): lambda: BorderAsZeros(chosen),
         ("GridSample", GATHER_LAST): lambda: GridSampleAsGathers(CHANNELS_LAST, chosen),
         ("GridSample", GATHER_FIRST): lambda: GridSampleAsGathers(CHANNELS_FIRST, chosen),
