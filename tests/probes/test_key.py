@@ -95,8 +95,8 @@ def test_quantization_tells_granularity_and_type() -> None:
         )
         found.append(keyed(g, g.DequantizeLinear(x, *given)).setting)
     assert found == [
-        ("per=tensor", "quantized=uint8"),
-        ("per=axis", "quantized=int8"),
+        ("per=tensor", "quantized=uint8", "zero_point=other"),
+        ("per=axis", "quantized=int8", "zero_point=other"),
         ("per=tensor", "quantized=uint8"),
     ]
 

@@ -156,10 +156,14 @@ def _quantization(node: ir.Node) -> dict[str, str]:
     shape = None if scale is None else scale.shape
     per = "unknown" if shape is None else ("tensor", "axis", "block")[min(len(shape), 2)]
     zero = node.inputs[2] if len(node.inputs) > 2 else None
-    if zero is None and node.op_type == "DequantizeLinear":
-        zero = node.inputs[0]
-    kind = "uint8" if zero is None or zero.dtype is None else zero.dtype.name.lower()
-    return {"per": per, "quantized": kind}
+    typed = node.inputs[0] if zero is None and node.op_type == "DequantizeLinear" else zero
+    kind = "uint8" if typed is None or typed.dtype is None else typed.dtype.name.lower()
+    found = {"per": per, "quantized": kind}
+    if zero is not None:
+        value = constant_value(zero)
+        if value is None or np.any(value):
+            found["zero_point"] = "computed" if value is None else "other"
+    return found
 
 
 def _resize(node: ir.Node) -> dict[str, str]:

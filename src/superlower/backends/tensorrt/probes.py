@@ -39,11 +39,14 @@ KERNELS = frozenset(
         "Einsum",
         "Gemm",
         "GridSample",
+        "If",
         "InstanceNormalization",
         "LayerNormalization",
+        "Loop",
         "MatMul",
         "MaxPool",
         "Resize",
+        "Scan",
         "Softmax",
     }
 )
