@@ -45,13 +45,6 @@ _KINDS = {
     "nvidia-gpu": "",
     "intel-gpu": "superlower runs ONNX Runtime on CPUs and NVIDIA GPUs only",
 }
-_PRECISIONS = {
-    Precision.FP32: "",
-    Precision.INT8: "",
-    Precision.FP16: "",
-    Precision.BF16: "its CPU provider has no bf16 kernels: use fp32",
-    Precision.FP8: "its CPU provider has no fp8 kernels: use int8",
-}
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -90,7 +83,7 @@ class OnnxRuntime:
 
     def serves(self, target: Target, precision: Precision) -> str | None:
         """CPUs in fp32, int8 (QDQ graphs) and fp16 (computed in fp32 between casts); GPUs in fp32, fp16."""
-        precisions = cuda.PRECISIONS if cuda.on_cuda(target) else _PRECISIONS
+        precisions = cuda.PRECISIONS if cuda.on_cuda(target) else None
         return unserved(self.name, target, precision, kinds=_KINDS, precisions=precisions)
 
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:

@@ -24,6 +24,7 @@ from superlower.backends.sdk import (
     version,
 )
 from superlower.backends.session import PooledSession, Port, Runner
+from superlower.doctor import examine
 from superlower.errors import BadInputError, MissingSdkError
 from superlower.ir import io_shapes, save, serialize
 from superlower.passes.base import Pass
@@ -36,23 +37,6 @@ _KINDS = {
     "cpu": "",
     "intel-gpu": "",
     "nvidia-gpu": "OpenVINO compiles for Intel CPUs and GPUs, and for other x86 and ARM CPUs",
-}
-_PRECISIONS = {
-    "cpu": {
-        Precision.FP32: "",
-        Precision.BF16: "",
-        Precision.INT8: "",
-        # Asked for f16, the CPU plug-in of 2026.4 silently computes in bf16, sampling grids too.
-        Precision.FP16: "OpenVINO would compute in bf16 on CPUs: use fp32 or bf16",
-        Precision.FP8: "OpenVINO has no fp8 kernels for CPUs: use int8",
-    },
-    "intel-gpu": {
-        Precision.FP32: "",
-        Precision.FP16: "",
-        Precision.INT8: "",
-        Precision.BF16: "OpenVINO computes in fp16 on GPUs: use fp16",
-        Precision.FP8: "OpenVINO has no fp8 kernels for GPUs: use int8",
-    },
 }
 
 
@@ -78,8 +62,7 @@ class OpenVino:
 
     def serves(self, target: Target, precision: Precision) -> str | None:
         """CPUs in fp32, bf16 and int8; Intel GPUs in fp32, fp16 and int8."""
-        precisions = _PRECISIONS.get(target.kind, {})
-        return unserved(self.name, target, precision, kinds=_KINDS, precisions=precisions)
+        return unserved(self.name, target, precision, kinds=_KINDS)
 
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """Asks the ONNX frontend and, where the device is here, its plug-in; node by node if they refuse."""
@@ -128,7 +111,8 @@ class OpenVino:
         require_served(self, target, options.precision)
         _check_states(model, options.stateful)
         device = DEVICES[target.kind]
-        settings = openvino_build.properties(device, options)
+        prescribed = examine.settings(self.name, self.versions(), target, options.precision)
+        settings = openvino_build.properties(device, options, prescribed)
         workdir.mkdir(parents=True, exist_ok=True)
         save(model, workdir / openvino_build.SOURCE)
         request = {

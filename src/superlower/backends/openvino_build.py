@@ -27,18 +27,18 @@ _WHOLE = re.compile(r"-?[0-9]+")
 _COMPUTE = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 
 
-def properties(device: str, options: BuildOptions) -> dict[str, str]:
-    """OpenVINO properties of a build, which `load` repeats, the user's own over ours."""
+def properties(device: str, options: BuildOptions, prescribed: Mapping[str, str]) -> dict[str, str]:
+    """OpenVINO properties of a build, which `load` repeats, the user's own over ours.
+
+    Args:
+        prescribed: by the known-bugs rules. Nodes typed bf16 stay bf16 under their f32 hint (2026.4).
+    """
     chosen = {"PERFORMANCE_HINT": "THROUGHPUT" if options.mode == "throughput" else "LATENCY"}
-    if device == "CPU":
-        # Without it fp32 nodes run in bf16 wherever the CPU has AVX512-BF16: slower there, and wrong. Typed
-        # bf16 nodes stay bf16 under this hint (2026.4).
-        chosen["INFERENCE_PRECISION_HINT"] = "f32"
-        if options.threads:
-            chosen["INFERENCE_NUM_THREADS"] = str(options.threads)
-    else:
+    if device != "CPU":
         chosen["EXECUTION_MODE_HINT"] = "ACCURACY"  # The graph's own types.
-    return {**chosen, **options.settings}
+    elif options.threads:
+        chosen["INFERENCE_NUM_THREADS"] = str(options.threads)
+    return {**chosen, **prescribed, **options.settings}
 
 
 def parsed(settings: Mapping[str, str]) -> dict[str, Any]:
