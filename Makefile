@@ -72,6 +72,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	@$(BIN)/python docs/generate_targets.py
+	@$(BIN)/python docs/generate_lowerings.py
 	@$(BIN)/python docs/generate_known_bugs.py
 
 clean:
