@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from superlower.frontends.base import ExportRequest, ZooFrontend
 from superlower.program import legality
 from superlower.program.interpret import interpret
 from superlower.program.model import TemporalModel
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Array = NDArray[np.float32]
 Caller = Callable[[TemporalModel], Callable[[str, Mapping[str, NDArray]], Mapping[str, NDArray]]]
@@ -95,3 +99,25 @@ def assert_order_matters(
     run = frontend.reference(asked)
     forwards, backwards = run(given), run(given[::-1])[::-1]
     assert relative_error(np.concatenate(forwards), np.concatenate(backwards)) > 100 * tolerance
+
+
+def convolution_macs(network: nn.Module, call: Callable[..., object], *shapes: tuple[int, ...]) -> int:
+    """Multiply-accumulates of the convolutions and deformable ones in a call, by shapes alone."""
+    import torch
+
+    found = 0
+
+    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal found
+        found += module.weight[0].numel() * output.numel()
+
+    handles = [
+        module.register_forward_hook(count)
+        for module in network.modules()
+        if getattr(module, "weight", None) is not None and not isinstance(module, torch.nn.ConvTranspose2d)
+    ]
+    with torch.device("meta"):
+        call(*(torch.zeros(shape) for shape in shapes))
+    for handle in handles:
+        handle.remove()
+    return found

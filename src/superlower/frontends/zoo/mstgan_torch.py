@@ -1,0 +1,201 @@
+"""MST-GAN's generator in PyTorch: our own build of what is published of it, for there is no public code.
+
+Published: a window of three frames; flow and alignment of features at several scales; residual boosting; a
+generator like ResNet-50; about 28 M parameters and 950 GFLOPs for a frame of 1280x720. docs/models.md lists
+what is assumed beyond that. Imports torch: import it inside methods only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from superlower.frontends.zoo.layers_torch import (
+    PictureNet,
+    ResidualBlock,
+    conv3x3,
+    flow_warp,
+    resize_bilinear,
+    slide,
+)
+
+FEATURES = 64
+LEVELS = 3
+BLOCKS = 11
+"""Residual blocks on each frame by itself, at its full size."""
+
+_WINDOW = 3
+_SLOPE = 0.1
+_STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 1), (512, 3, 2))
+"""Width, bottlenecks and stride of ResNet-50's stages; the first and the third don't halve here."""
+
+_EXPANSION = 4
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, _SLOPE)
+
+
+def _double(x: Tensor) -> Tensor:
+    return resize_bilinear(x, 2 * x.shape[2], 2 * x.shape[3])
+
+
+def _blocks(count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(FEATURES) for _ in range(count)))
+
+
+class _Pyramid(nn.Module):
+    """A frame's features at three scales; they depend on no other frame."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.entry = conv3x3(3, FEATURES)
+        self.blocks = _blocks(blocks)
+        self.halve = nn.ModuleList(
+            nn.Conv2d(FEATURES, FEATURES, 3, stride=2, padding=1) for _ in range(LEVELS - 1)
+        )
+        self.refine = nn.ModuleList(ResidualBlock(FEATURES) for _ in range(LEVELS - 1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[N, 3, H, W] -> [N, 64, H / 2^l, W / 2^l] for l = 0, 1, 2."""
+        levels = [self.blocks(_leaky(self.entry(x)))]
+        for halve, refine in zip(self.halve, self.refine, strict=True):
+            levels.append(refine(_leaky(halve(levels[-1]))))
+        return levels
+
+
+class _Alignment(nn.Module):
+    """A neighbour's features moved to the frame's at every scale, along a flow made from coarse to fine.
+
+    Args:
+        multiscale: each scale corrects the flow of the next coarser one; else the coarsest's serves all.
+    """
+
+    def __init__(self, multiscale: bool) -> None:
+        super().__init__()
+        self.estimate = nn.ModuleList(
+            nn.Sequential(
+                conv3x3(2 * FEATURES + 2, FEATURES),
+                nn.LeakyReLU(_SLOPE),
+                conv3x3(FEATURES, FEATURES // 2),
+                nn.LeakyReLU(_SLOPE),
+                conv3x3(FEATURES // 2, 2),
+            )
+            for _ in range(LEVELS if multiscale else 1)
+        )
+
+    def forward(self, neighbour: Sequence[Tensor], reference: Sequence[Tensor]) -> list[Tensor]:
+        """Both pyramids finest first -> the neighbour's, aligned, finest first."""
+        flow = torch.zeros_like(reference[-1][:, :2])
+        moved = neighbour[-1]
+        aligned: list[Tensor] = []
+        for i, (features, target) in enumerate(zip(neighbour[::-1], reference[::-1], strict=True)):
+            if i > 0:
+                flow = _double(flow) * 2
+                moved = flow_warp(features, flow, padding="border")
+            if i < len(self.estimate):
+                flow = flow + self.estimate[i](torch.cat((target, moved, flow), dim=1))
+                moved = flow_warp(features, flow, padding="border")
+            aligned.append(moved)
+        return aligned[::-1]
+
+
+class _Boosting(nn.Module):
+    """Scales put together by strengthen, operate, subtract: r(f + c) - c, with c what is known from coarser
+    scales (as in Dong et al., CVPR 2020, equation 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fuse = nn.ModuleList(nn.Conv2d(_WINDOW * FEATURES, FEATURES, 1) for _ in range(LEVELS))
+        self.refine = nn.ModuleList(_blocks(1) for _ in range(LEVELS))
+        self.enlarge = nn.ModuleList(conv3x3(FEATURES, FEATURES) for _ in range(LEVELS - 1))
+
+    def forward(self, pyramids: Sequence[Sequence[Tensor]]) -> Tensor:
+        """The window's aligned pyramids, each finest first -> [N, 64, H, W]."""
+        boosted: Tensor | None = None
+        for level in reversed(range(LEVELS)):
+            fused = _leaky(self.fuse[level](torch.cat([pyramid[level] for pyramid in pyramids], dim=1)))
+            if boosted is None:
+                boosted = self.refine[level](fused)
+            else:
+                coarse = self.enlarge[level](_double(boosted))
+                boosted = self.refine[level](fused + coarse) - coarse
+        assert boosted is not None
+        return boosted
+
+
+class _Bottleneck(nn.Module):
+    """ResNet-50's block (He et al., CVPR 2016, figure 5), without batch normalisation."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = _EXPANSION * width
+        self.conv1 = nn.Conv2d(inputs, width, 1)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1)
+        self.conv3 = nn.Conv2d(width, outputs, 1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
+        return F.relu(residual + self.shortcut(x))
+
+
+class _Backbone(nn.Module):
+    """ResNet-50's stages at the frame's size, a half, a half and a quarter; and a decoder back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stages = []
+        inputs = FEATURES
+        for width, count, stride in _STAGES:
+            blocks = [_Bottleneck(inputs, width, stride)]
+            inputs = _EXPANSION * width
+            blocks += [_Bottleneck(inputs, width, 1) for _ in range(count - 1)]
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+        self.reduce = nn.Conv2d(2048, 512, 1)
+        self.lateral = nn.Conv2d(1024, 512, 1)
+        self.middle = conv3x3(512, 256)
+        self.last = conv3x3(256, FEATURES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 64, H, W] -> the same shape."""
+        full = self.stages[0](x)
+        half = self.stages[2](self.stages[1](full))
+        decoded = _double(self.reduce(self.stages[3](half))) + self.lateral(half)
+        decoded = _leaky(self.middle(_leaky(decoded)))
+        decoded = _leaky(self.last(_double(decoded) + full))
+        return decoded + x
+
+
+class MstGanNet(PictureNet):
+    """The network. `upscale` is the step of the program; `forward` runs it over a clip.
+
+    Args:
+        multiscale: as in `_Alignment`.
+        blocks: residual blocks on each frame by itself.
+    """
+
+    def __init__(self, *, multiscale: bool = True, blocks: int = BLOCKS) -> None:
+        super().__init__()
+        self.multiscale = multiscale
+        self.blocks = blocks
+        self.pyramid = _Pyramid(blocks)
+        self.align = _Alignment(multiscale)
+        self.boost = _Boosting()
+        self.backbone = _Backbone()
+        self.add_upsampler(FEATURES)
+
+    def upscale(self, before: Tensor, x: Tensor, after: Tensor) -> Tensor:
+        """The upscaled `x` [N, 3, 4H, 4W], from three frames [N, 3, H, W] in 0..1, H and W
+        multiples of four."""
+        previous, reference, following = (self.pyramid(frame) for frame in (before, x, after))
+        window = [self.align(previous, reference), reference, self.align(following, reference)]
+        return self.picture(self.backbone(self.boost(window)), x)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[T, 3, H, W] in 0..1 -> [T, 3, 4H, 4W]; frames beyond the ends mirror those within."""
+        return slide(self.upscale, frames, 1, mirror=True)
