@@ -150,19 +150,20 @@ def count(model: ir.Model) -> dict[str, int]:
 
 
 def known_passes() -> list[PassEntry]:
-    """Every pass installed, third parties' included, by name."""
+    """Every pass installed, of graphs and of programs, third parties' included, by name."""
     entries = []
-    for name in plugins.table("pass"):
-        kind = cast("type[Pass]", plugins.load("pass", name))
-        summary = (kind.__doc__ or "").strip().splitlines()
-        entries.append(
-            PassEntry(
-                name,
-                summary[0] if summary else "",
-                kind.budget,
-                tuple(p.name for p in kind.after),
-                {f.name: f.default for f in fields(kind)},
-                kind().missing(),
+    for group in ("pass", "program pass"):
+        for name in plugins.table(group):
+            kind = cast("type[Pass]", plugins.load(group, name))
+            summary = (kind.__doc__ or "").strip().splitlines()
+            entries.append(
+                PassEntry(
+                    name,
+                    summary[0] if summary else "",
+                    kind.budget,
+                    tuple(p.name for p in kind.after),
+                    {f.name: f.default for f in fields(kind)},
+                    kind().missing(),
+                )
             )
-        )
-    return entries
+    return sorted(entries, key=lambda entry: entry.name)

@@ -27,11 +27,17 @@ class ProgramPass(ABC):
     """
 
     name: ClassVar[str]
+    after: ClassVar[tuple[type[ProgramPass], ...]] = ()
+    """Program passes that should come earlier where both run."""
     budget: ClassVar[Budget] = EXACT
 
     @abstractmethod
     def run(self, model: TemporalModel) -> Rewritten:
         """The rewritten model; `model` itself is left as it is, and given back if there is nothing to do."""
+
+    def missing(self) -> str | None:
+        """Why the pass can't run here, with the install command; None if it can."""
+        return None
 
     def options(self) -> dict[str, object]:
         """Option names and values, as recorded in manifests."""
