@@ -183,6 +183,8 @@ def _ask(sdk: Backend, questions: Sequence[Asked], folder: Path, graphs: Sequenc
                 journal.parent,
                 backend=sdk.name,
                 timeout_s=TIMEOUT_S,
+                # The child must find what was found here.
+                env={tables.FORCED: "1"} if sdk.missing() is not None else None,
             )
         except BuildFailedError as error:
             # Nothing is written where the process died of something else than a question, and would again.
