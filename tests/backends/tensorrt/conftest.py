@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
+import importlib
+import json
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
+from superlower.backends import process
+from superlower.backends.tensorrt import classic, cuda, probes
+from superlower.backends.tensorrt.cuda import Driver
+from superlower.backends.tensorrt.loading import runtime_sdk
+from superlower.backends.tensorrt.network import process_sdk
 from superlower.ir import IR_VERSION, OPSET
 from superlower.targets.base import Target
 from superlower.targets.catalog import load_catalog
@@ -46,6 +56,65 @@ def fake_cuda(fake_cuda_library: Path) -> ctypes.CDLL:
     library.fake_allocations_left(-1)
     library.fake_devices(1, 86)
     return library
+
+
+def _here(function: str, request: dict[str, Any], workdir: Path, **_: object) -> dict[str, object]:
+    """What `build_in_subprocess` does, in this process."""
+    module, _, name = function.partition(":")
+    made = getattr(importlib.import_module(module), name)
+    with (workdir / process.LOG).open("a") as log, contextlib.redirect_stdout(log):
+        result: dict[str, object] = made(json.loads(json.dumps(request)), workdir)
+    return result
+
+
+@pytest.fixture
+def classic_sdk(
+    fake_cuda: ctypes.CDLL, fake_cuda_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., None]]:
+    """Puts a made TensorRT of a version on a made GPU: `classic_sdk("10.4.0", sm=70)`; see `fake`.
+
+    Builds run in the test's own process, which is quicker, unless it says `apart=True`.
+    """
+    here = Path(__file__).parent
+    site, libraries = tmp_path / "site", tmp_path / "lib"
+    for folder in (site, libraries):
+        folder.mkdir()
+    (libraries / "libcuda.so.1").symlink_to(fake_cuda_library)
+    for source in (here / "fake").glob("*.py"):
+        shutil.copy(source, site)
+    names = [path.stem for path in site.glob("*.py")]
+
+    def forget() -> None:
+        runtime_sdk.cache_clear()
+        process_sdk.cache_clear()
+        for name in names:
+            sys.modules.pop(name, None)
+
+    def install(version: str, sm: int = 86, devices: int = 1, apart: bool = False) -> None:
+        forget()
+        for old in site.glob("*.dist-info"):
+            shutil.rmtree(old)
+        info = site / f"tensorrt-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tensorrt\nVersion: {version}\n")
+        monkeypatch.setenv("FAKE_TENSORRT", str(here / "bindings" / f"{version}.json"))
+        monkeypatch.setenv("FAKE_CUDA_SM", str(sm))
+        fake_cuda.fake_devices(devices, sm)
+        for module in (classic, probes):
+            monkeypatch.setattr(
+                module, "build_in_subprocess", process.build_in_subprocess if apart else _here
+            )
+        importlib.invalidate_caches()
+
+    monkeypatch.setenv("FAKE_CUDA", str(fake_cuda_library))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(libraries))
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(site)
+    for module in (classic, cuda):
+        monkeypatch.setattr(module, "Driver", functools.partial(Driver, str(fake_cuda_library)))
+    yield install
+    forget()
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 /* The CUDA driver calls superlower makes, over host memory, for machines without a GPU.
  *
  * Stricter than it is fast: a stream runs nothing before it is waited for, so a result read too early is wrong;
- * calls from a thread without a context fail; everything alive is counted.
+ * calls from a thread without a context fail; everything alive is counted. FAKE_CUDA_SM in the environment says
+ * which architecture its devices are.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -28,7 +29,11 @@ int fake_enqueue(void *handle, callback run) {
     return OK;
 }
 
-int cuInit(unsigned flags) { return flags ? INVALID : OK; }
+int cuInit(unsigned flags) {
+    const char *given = getenv("FAKE_CUDA_SM");
+    if (given) sm = atoi(given);
+    return flags ? INVALID : OK;
+}
 int cuDriverGetVersion(int *version) { *version = 12090; return OK; }
 int cuGetErrorName(int code, const char **text) {
     *text = code == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY"
