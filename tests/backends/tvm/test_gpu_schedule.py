@@ -43,6 +43,9 @@ def test_tiles_fit_a_block_and_its_registers(channels: int, rows: int, columns: 
 
 def test_a_trunk_convolution_gets_the_whole_tile_and_a_small_frame_more_blocks() -> None:
     assert tile(64, 180, 320).sizes == (64, 4, 32)
+    # Three channels are one group: its warps take rows.
+    last = tile(3, 720, 1280)
+    assert (last.groups, last.lanes, last.sizes) == (1, (8, 32), (3, 24, 32))
     small = tile(64, 64, 64)
     blocks = 64 // small.sizes[0] * 64 // small.sizes[1] * 64 // small.sizes[2]
     assert blocks >= gpu_schedule.ENOUGH_BLOCKS
@@ -134,7 +137,7 @@ def test_tiled_convolutions_compute_the_same(case: str) -> None:
     (expected,) = session.run(None, {"x": x})
     found = run(as_loops(mod), x)
     # A running sum of n products of size |x||w| is of size sqrt(n) |x||w|, and rounded n times.
-    products = int(np.prod(shapes[1])) // (shapes[1][1] if kind == "ConvTranspose" else shapes[1][0])
+    products = int(np.prod(shapes[1])) // shapes[1][kind == "ConvTranspose"]
     size = float(np.abs(x).max()) * float(np.abs(graph.graph.initializers["w0"].const_value.numpy()).max())
     np.testing.assert_allclose(
         found, expected, rtol=0, atol=2 * products * np.sqrt(products) * HALF_ULP * size
@@ -182,6 +185,32 @@ def test_a_tile_is_loaded_once_a_block() -> None:
     assert len(shared) == 2
     assert "T.int64(816)" in text, "the guard of the last threads: 4 x 6 x 34 pixels are shared out"
     assert "T.vectorized(T.int64(4))" in text, "weights are loaded by 16 bytes"
+
+
+@needs_tvm
+@pytest.mark.parametrize("case", [case for case in TILED if case != "one_dimension"])
+def test_nothing_is_computed_twice(case: str) -> None:
+    """Threads of all blocks together sum each product once, but for tiles that reach over the edges."""
+    kind, shapes, attributes = TILED[case]
+    (function,) = [
+        f for n, f in lowered(model(kind, shapes, **attributes)).functions_items() if "conv" in n.name_hint
+    ]
+    text = schedule_convolution(function).script()
+    loops: list[tuple[int, int]] = []
+    for line in text[: text.index("_update")].splitlines():
+        if (loop := re.match(r"( *)for .* in (.*):", line)) is not None:
+            extents = [int(extent) for extent in re.findall(r"T\.int64\(([0-9]+)\)", loop[2])]
+            loops = [outer for outer in loops if outer[0] < len(loop[1])]
+            loops.append((len(loop[1]), int(np.prod(extents))))
+    done = int(np.prod([size for _, size in loops]))
+    output = model(kind, shapes, **attributes).graph.outputs[0].shape
+    assert output is not None
+    sizes = [int(size) for size in output]
+    made = tile(sizes[1], sizes[-2], sizes[-1])
+    whole = (sizes[1], *sizes[-2:])
+    covered = [-(-size // part) * part for size, part in zip(whole, made.sizes, strict=True)]
+    products = int(np.prod(shapes[1])) // shapes[1][kind == "ConvTranspose"]
+    assert done == int(np.prod(sizes)) // int(np.prod(whole)) * int(np.prod(covered)) * products
 
 
 @needs_tvm

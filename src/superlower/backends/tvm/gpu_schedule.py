@@ -19,7 +19,7 @@ CHANNELS_A_THREAD = 8
 ROWS_A_THREAD = 4
 """8 x 4 outputs in registers: 12 elements from shared memory serve 32 products, in under 96 registers."""
 GROUPS = 8
-"""Warps a block, each of other channels: 256 threads."""
+"""Warps a block, each of other channels, or where these are few of other rows: 256 threads."""
 SHARED_BYTES = 16 * 1024
 """Of a block's tiles: three blocks fit into the 48 KB every architecture has for them at once."""
 ENOUGH_BLOCKS = 160
@@ -35,7 +35,7 @@ class Tile:
     Attributes:
         channels: output channels a thread holds.
         groups: threads along the channels.
-        rows: rows a thread holds, of lanes[0] lines of threads each.
+        rows: neighbouring rows a thread holds.
         lanes: threads along the rows and the columns.
     """
 
@@ -56,19 +56,22 @@ def tile(channels: int, rows: int, columns: int, batch: int = 1) -> Tile:
     Sizes that divide the output are preferred: their blocks need no guards.
     """
     across = _fit(columns, WARP)
-    down = _fit(rows, max(1, WARP // across))
     held = _fit(channels, CHANNELS_A_THREAD)
     groups = _fit(ceil(channels / held), GROUPS)
+    down = _fit(rows, max(1, GROUPS * WARP // (across * groups)))
     tall = _fit(ceil(rows / down), ROWS_A_THREAD)
 
-    def count(tall: int, groups: int) -> int:
+    def few() -> bool:
         made = Tile(held, groups, tall, (down, across)).sizes
-        return batch * prod(ceil(a / b) for a, b in zip((channels, rows, columns), made, strict=True))
+        count = batch * prod(ceil(a / b) for a, b in zip((channels, rows, columns), made, strict=True))
+        return count < ENOUGH_BLOCKS
 
     # Rows first: fewer of them cost the least sharing.
-    while tall > 1 and count(tall, groups) < ENOUGH_BLOCKS:
+    while tall > 1 and few():
         tall = _fit(ceil(rows / down), tall // 2)
-    while groups > 2 and count(tall, groups) < ENOUGH_BLOCKS:
+    while down * across * groups > WARP and down > 1 and few():
+        down = _fit(rows, down // 2)
+    while groups > 2 and few():
         groups = _fit(ceil(channels / held), groups // 2)
     return Tile(held, groups, tall, (down, across))
 
@@ -163,7 +166,7 @@ def schedule_convolution(function: Any) -> Any:
     """A scheduled copy of a primitive function that is one convolution, with what is fused to it.
 
     for block of channels x rows x columns:                     # blockIdx
-      for group, line x column:                                 # threadIdx
+      for group, line, lane:                                    # threadIdx
         sums[channels a thread, rows a thread] = 0
         for chunk of input channels:
           shared input, shared weights = what the block's tile needs of them
@@ -268,20 +271,20 @@ def _tile(schedule: Any, block: Any, epilogue: Any, shared: list[Any], roles: _R
     schedule.set_scope(block, 0, "local")
     loops = schedule.get_loops(epilogue)
     channel, group, held = schedule.split(loops[roles.channel], factors=[None, made.groups, made.channels])
-    row, tall, line = schedule.split(loops[down], factors=[None, made.rows, made.lanes[0]])
+    row, line, tall = schedule.split(loops[down], factors=[None, made.lanes[0], made.rows])
     column, lane = schedule.split(loops[across], factors=[None, made.lanes[1]])
     others = [loops[i] for i in roles.pixels[:-2]]
     schedule.reorder(*others, channel, row, column, group, line, lane, held, tall)
     schedule.bind(schedule.fuse(*others, channel), "blockIdx.z")
     schedule.bind(row, "blockIdx.y")
     schedule.bind(column, "blockIdx.x")
-    schedule.bind(group, "threadIdx.y")
-    thread = schedule.fuse(line, lane)
-    schedule.bind(thread, "threadIdx.x")
+    schedule.bind(group, "threadIdx.z")
+    schedule.bind(line, "threadIdx.y")
+    schedule.bind(lane, "threadIdx.x")
     for loop in (held, tall):
         schedule.unroll(loop)
 
-    schedule.compute_at(block, thread, preserve_unit_loops=True)
+    schedule.compute_at(block, lane, preserve_unit_loops=True)
     count = len(roles.extents)
     own = schedule.get_loops(block)[-count:]
     outer, inner = schedule.split(own[roles.inner], factors=[None, _chunk(roles, sizes)])
@@ -306,6 +309,7 @@ def _load(schedule: Any, copy: Any, made: Tile, lanes: int) -> None:
     if lanes > 1 and last % lanes == 0:
         every, lane = schedule.split(every, factors=[None, lanes])
         schedule.vectorize(lane)
-    _, group, thread = schedule.split(every, factors=[None, made.groups, prod(made.lanes)])
-    schedule.bind(group, "threadIdx.y")
+    _, group, line, thread = schedule.split(every, factors=[None, made.groups, *made.lanes])
+    schedule.bind(group, "threadIdx.z")
+    schedule.bind(line, "threadIdx.y")
     schedule.bind(thread, "threadIdx.x")
