@@ -14,6 +14,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
+from superlower.backends import tables
 from superlower.backends.base import Backend, BuildOptions, NodeSupport, Support
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.tensorrt import cuda, rtx
@@ -275,11 +276,14 @@ def test_without_the_sdk_a_table_answers_and_says_so(
     assert backend.versions() == {}
     assert backend.runnable(targets[86]) == backend.missing()
     (deform,) = backend.coverage(_deform_conv(one_node), targets[86], Precision.FP32)
-    assert deform.support is Support.UNSUPPORTED
-    assert deform.detail.endswith(f"({TABLE})")
+    table = tables.table_for("tensorrt-rtx", targets[86])
+    assert table is not None
+    told = f"table: {table.title}, sm_86"
+    assert deform.support is Support.REWRITTEN
+    assert deform.source == told
     relu = one_node("Relu", {"x": (F32, IMAGE)}, {"y": (F32, IMAGE)})
     assert backend.coverage(relu, targets[86], Precision.FP32) == [
-        NodeSupport("it", "Relu", Support.NATIVE, TABLE)
+        NodeSupport("it", "Relu", Support.NATIVE, source=told)
     ]
     product = one_node("MatMul", {"x": (F32, [4, 8]), "w": (F32, [8, 2])}, {"y": (F32, [4, 2])})
     (at_fp32,) = backend.coverage(product, targets[75], Precision.FP32)
