@@ -147,6 +147,15 @@ def test_gathers_round_nothing_at_the_width() -> None:
     assert errors[GRID_SAMPLE] > 10 * errors[GATHER]
 
 
+def test_an_offset_that_is_no_number_reads_within_the_image() -> None:
+    case = Deform(height=4, width=5)
+    feeds = case.feeds()
+    feeds["offset"][0, :, 1, 2] = np.nan
+    found = evaluate(lowered(case.model(), GATHER), feeds)["out0"]
+    assert np.isnan(found[0, :, 1, 2]).all()
+    assert np.isfinite(np.delete(found.reshape(6, 20), 7, axis=1)).all()
+
+
 def test_unfit_offsets_are_refused() -> None:
     case = Deform()
     model = case.model()

@@ -110,6 +110,20 @@ def test_half_precision_features() -> None:
     assert result.moved() <= 9 * 2.0**-12 * 4
 
 
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_a_position_that_is_no_number_reads_within_the_image(padding: str) -> None:
+    """ONNX Runtime refuses to gather elsewhere, TVM reads whatever lies there."""
+    g = GraphBuilder()
+    x, grid = g.input("x", 1, 2, 5, 6), g.input("grid", 1, 3, 4, 2)
+    model = g.model(g.GridSample(x, grid, padding_mode=padding))
+    LowerGridSample().run(model)
+    feeds = feeds_of(model)
+    feeds["grid"][0, 0, 0] = np.nan
+    found = evaluate(model, feeds)["out0"]
+    assert np.isnan(found[0, :, 0, 0]).all()
+    assert np.isfinite(found[0, :, 1:]).all()
+
+
 def test_cubic_is_refused() -> None:
     g = GraphBuilder()
     x, grid = g.input("x", 1, 3, 8, 9), g.input("grid", 1, 5, 6, 2)

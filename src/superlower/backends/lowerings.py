@@ -120,7 +120,7 @@ RULES = (
         "nvidia-gpu",
         "DeformConv",
         _SAMPLED,
-        "by rule: its parsers have DeformConv in some versions only, and GridSample from 8.5 on",
+        "by rule: its parser has DeformConv from 10.1 on only, and as a plug-in",
     ),
     Rule("tvm", "nvidia-gpu", "DeformConv", _SAMPLED, "by rule: its importer has no DeformConv"),
     Rule(
@@ -128,7 +128,7 @@ RULES = (
         "nvidia-gpu",
         "DeformConv",
         _SAMPLED,
-        "by rule: GridSample has a CUDA kernel, and a node without one is copied to the CPU and back",
+        "by rule: its product is then a convolution, of the graph's type",
     ),
     Rule("openvino", "intel-gpu", "DeformConv", _SAMPLED, "by rule: its fast sampler is bilinear with zeros"),
     Rule(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from superlower.ir import constant_value
 from superlower.passes._rules import Emitter, integer, integers, static_shape, tensor
-from superlower.passes._sampling import coordinate_type, integers_of, take_channel
+from superlower.passes._sampling import coordinate_type, integers_of, take_channel, whole_places
 
 Whole = NDArray[np.int64]
 
@@ -160,7 +160,7 @@ def by_gathers(op: Emitter, node: ir.Node, sizes: Geometry) -> ir.Value:
         place = op.Add(low, op.Constant(value=tensor(bases + 1 + corner, kind)))
         limit = op.Constant(value=tensor(np.array([high - 1, wide - 1]), kind))
         place = op.Max(op.Min(place, limit), op.Constant(value=tensor(np.zeros(1), kind)))
-        place = op.Cast(place, to=ir.DataType.INT64)
+        place = whole_places(op, place, 0)
         corners.append([take_channel(op, place, axis) for axis in (0, 1)])
     first = np.arange(sizes.images).reshape(batch, 1, sizes.offset_groups).repeat(sizes.taps, axis=2)
     starts = [

@@ -69,11 +69,21 @@ def positions(op: Emitter, node: ir.Node, grid: ir.Value, size: NDArray[np.int64
     return op.Max(op.Min(p, constant(size - 1 + outside)), constant([-outside]))
 
 
-def columns_and_rows(op: Emitter, low: ir.Value, limit: NDArray[np.int64]) -> list[list[ir.Value]]:
-    """Whole columns and rows, each [at or before p, after p], the latter no further than `limit`."""
-    whole = op.Cast(low, to=ir.DataType.INT64)
+def columns_and_rows(
+    op: Emitter, low: ir.Value, first: int, limit: NDArray[np.int64]
+) -> list[list[ir.Value]]:
+    """Whole columns and rows, each [at or before p, after p], from `first` to `limit`."""
+    whole = whole_places(op, low, first)
     after = op.Min(op.Add(whole, integers_of(op, [1])), integers_of(op, limit))
     return [[take_channel(op, v, axis) for v in (whole, after)] for axis in (0, 1)]
+
+
+def whole_places(op: Emitter, places: ir.Value, first: int) -> ir.Value:
+    """Places that were clamped as floating-point numbers, as integers that can be gathered at.
+
+    A place that is no number gets one within the image, too: TVM's gathers read wherever they are told to.
+    """
+    return op.Max(op.Cast(places, to=ir.DataType.INT64), integers_of(op, [first]))
 
 
 def take_channel(op: Emitter, value: ir.Value, channel: int) -> ir.Value:

@@ -104,7 +104,7 @@ class GridSampleAsGathers(Lowering):
         low = op.Round(points) if nearest else op.Floor(points)
         first = (np.arange(batch) * height * width).reshape(-1, 1, 1, 1) + padded * (width + 1)
         limit = np.array([width, height]) - 1 - padded
-        columns, rows = columns_and_rows(op, low, limit)
+        columns, rows = columns_and_rows(op, low, -padded, limit)
         gather = PixelGather(op, x, (batch, channels, height, width), grid_shape, self.layout)
         starts = [op.Add(op.Mul(r, integers_of(op, [width])), integers_of(op, first)) for r in rows]
         if nearest:
