@@ -186,5 +186,6 @@ def load_arrays(path: Path) -> dict[str, Array]:
         for index in range(len(packed.files) // 2):
             name, kind, *shape = (str(text) for text in packed[f"{index}.is"])
             flat = np.frombuffer(packed[str(index)].tobytes(), ir.DataType[kind].numpy())
-            found[name] = flat.reshape([int(size) for size in shape])
+            # A copy, for OpenVINO takes no scalar that can't be written.
+            found[name] = flat.reshape([int(size) for size in shape]).copy()
     return found

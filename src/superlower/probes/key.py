@@ -16,7 +16,7 @@ _DTYPES = {
     ir.DataType.BFLOAT16: "bf16",
     ir.DataType.DOUBLE: "fp64",
 }
-_FREE_INTEGERS = frozenset({"to", "axis", "axes", "perm", "saturate", "seed"})
+_FREE_INTEGERS = frozenset({"to", "axis", "axes", "perm", "saturate", "seed", "start", "end"})
 """Integer attributes that name a place or a type, not a way of computing."""
 
 
@@ -132,6 +132,9 @@ def _facts(node: ir.Node) -> dict[str, str]:
             return {"indices": _signed(node, 1)}
         case "Slice":
             return {"steps": _signed(node, 4)}
+        case "Shape":
+            part = {"start", "end"} & set(node.attributes)
+            return {"of": "part" if part else "all"}
         case "Pad":
             return {"pads": _signed(node, 1)}
         case "PRelu":

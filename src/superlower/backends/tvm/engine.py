@@ -100,7 +100,7 @@ def _runner(tvm: Any, vm: Any, device: Any, io: Io, threads: int) -> Callable[[F
 
     def run(feeds: Feeds) -> Outputs:
         _use_threads(tvm, threads)
-        given = [tvm.runtime.tensor(np.ascontiguousarray(feeds[name]), device) for name in order]
+        given = [tvm.runtime.tensor(np.asarray(feeds[name], order="C"), device) for name in order]
         result = main(*given)
         found: Sequence[Any] = [result] if len(io.outputs) == 1 else list(result)
         # numpy() copies: the virtual machine takes its memory back for the next run.

@@ -33,7 +33,6 @@ def cases() -> Iterator[Case]:
     for kind in KINDS:
         for taken in (True, False):
             yield _if(kind, taken)
-        yield _if_constant(kind)
         for setting in ("plain", "computed-rounds", "early-end"):
             yield _loop(kind, setting)
 
@@ -76,25 +75,6 @@ def _if(kind: Kind, taken: bool) -> Case:
         return {"out0": _expected(arrays["in1"], bool(arrays["in0"]))}
 
     name = named("If", "then" if taken else "else", OPSET, kind.name)
-    return Case(name, "If", model, feeder(inputs), reference, _two_steps(kind))
-
-
-def _if_constant(kind: Kind) -> Case:
-    """The condition is computed from the input's static shape, as exporters write it."""
-    inputs = {"in0": uniform(kind, *_SHAPE)}
-
-    def model() -> ir.Model:
-        draft = Draft()
-        x = draft.input("in0", inputs["in0"])
-        rows = draft.add("Shape", x, start=2)[0]
-        condition = draft.add("Equal", rows, draft.constant(Fixed(np.array([4]))))[0]
-        scalar = draft.add("Squeeze", condition)[0]
-        return draft.model(draft.add("If", scalar, **_branches(x, kind)), OPSET)
-
-    def reference(arrays: Arrays) -> dict[str, Array]:
-        return {"out0": _expected(arrays["in0"], True)}
-
-    name = named("If", "by-shape", OPSET, kind.name)
     return Case(name, "If", model, feeder(inputs), reference, _two_steps(kind))
 
 

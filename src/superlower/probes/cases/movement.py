@@ -198,6 +198,21 @@ def space_to_depth(x: Array, block: int) -> Array:
     return parts.transpose(0, 3, 5, 1, 2, 4).reshape(n, c * block**2, h // block, w // block)
 
 
+def _shape(setting: str, **given: int) -> Case:
+    """A shape as numbers that enter a computation: some SDKs keep shapes apart from tensors."""
+    kind = KINDS[0]
+    x = uniform(kind, *_SHAPE)
+    told = np.array(_SHAPE[given.get("start", 0) : given.get("end", len(_SHAPE))], np.float64)
+
+    def model() -> ir.Model:
+        draft = Draft()
+        shape = draft.add("Shape", draft.input("in0", x), **given)[0]
+        return draft.model(draft.add("Cast", shape, to=kind.type), OPSET)
+
+    name = named("Shape", setting, OPSET, kind.name)
+    return Case(name, "Shape", model, feeder({"in0": x}), lambda _: {"out0": told}, EXACT)
+
+
 def _shapes() -> Iterator[Case]:
     """Integers that tell shapes, as exporters compute them."""
     kind = KINDS[0]
@@ -208,8 +223,10 @@ def _shapes() -> Iterator[Case]:
         dtype = kind if inputs[0] is x else "int64"
         return probe(op, setting, OPSET, dtype, inputs, apply, EXACT, attributes=given)
 
-    yield case("Shape", "plain", [x], lambda _: np.array(_SHAPE))
-    yield case("Shape", "part", [x], lambda _: np.array(_SHAPE[2:]), start=2)
+    yield _shape("plain")
+    yield _shape("part", start=2)
+    yield _shape("last", start=-1)
+    yield _shape("range", start=1, end=3)
     yield case("Size", "plain", [x], lambda _: np.array(np.prod(_SHAPE)))
     filled = ir.tensor(np.array([0.5], np.float32))
     yield case("ConstantOfShape", "plain", [ints(2, 3)], lambda _: np.full((2, 3), 0.5), value=filled)
