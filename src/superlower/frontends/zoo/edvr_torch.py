@@ -16,7 +16,8 @@ from superlower.frontends.zoo.layers_torch import (
     PictureNet,
     ResidualBlock,
     conv3x3,
-    resize_bilinear,
+    double,
+    leaky,
     slide,
 )
 
@@ -25,20 +26,10 @@ GROUPS = 8
 
 LEVELS = 3
 _EXTRACTION_BLOCKS = 5
-_SLOPE = 0.1
 _TAPS = 9
 
 
-def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, _SLOPE)
-
-
-def _double(x: Tensor) -> Tensor:
-    """At twice the size, bilinearly."""
-    return resize_bilinear(x, 2 * x.shape[2], 2 * x.shape[3])
-
-
-class _DeformableConvolution(nn.Module):
+class DeformableConvolution(nn.Module):
     """A modulated deformable 3x3 convolution whose offsets and mask come from features of their own."""
 
     def __init__(self, features: int) -> None:
@@ -54,40 +45,50 @@ class _DeformableConvolution(nn.Module):
         return deform_conv2d(x, offset, self.weight, self.bias, torch.sigmoid(mask), padding=1, groups=GROUPS)
 
 
-class _Alignment(nn.Module):
-    """Pyramid, cascading and deformable alignment (PCD, section 3.2)."""
+class Alignment(nn.Module):
+    """Pyramid, cascading and deformable alignment (PCD, section 3.2).
 
-    def __init__(self, features: int) -> None:
+    Args:
+        features: channels.
+        finest: level at which it stops: 1, with the cascade, or 2, without.
+    """
+
+    def __init__(self, features: int, finest: int = 1) -> None:
         super().__init__()
+        self.finest = finest
         self.offset_conv1 = nn.ModuleDict()
         self.offset_conv2 = nn.ModuleDict()
         self.offset_conv3 = nn.ModuleDict()
         self.dcn_pack = nn.ModuleDict()
         self.feat_conv = nn.ModuleDict()
-        for level in range(LEVELS, 0, -1):
+        for level in range(LEVELS, finest - 1, -1):
             name, coarsest = f"l{level}", level == LEVELS
             self.offset_conv1[name] = conv3x3(2 * features, features)
             self.offset_conv2[name] = conv3x3(features if coarsest else 2 * features, features)
-            self.dcn_pack[name] = _DeformableConvolution(features)
+            self.dcn_pack[name] = DeformableConvolution(features)
             if not coarsest:
                 self.offset_conv3[name] = conv3x3(features, features)
                 self.feat_conv[name] = conv3x3(2 * features, features)
+        if finest > 1:
+            return
         self.cas_offset_conv1 = conv3x3(2 * features, features)
         self.cas_offset_conv2 = conv3x3(features, features)
-        self.cas_dcnpack = _DeformableConvolution(features)
+        self.cas_dcnpack = DeformableConvolution(features)
 
     def forward(self, neighbour: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
-        """The neighbour's features moved to the reference's [N, F, H, W], both given level by level, finest
-        first: [N, F, H / 2^l, W / 2^l]."""
+        """The neighbour's features of the finest level moved to the reference's, both given level by level,
+        finest first: [N, F, H / 2^l, W / 2^l] for l = 0, 1, 2."""
         guide, aligned = self._level(3, neighbour[2], reference[2])
-        for level in (2, 1):
+        for level in range(LEVELS - 1, self.finest - 1, -1):
             # An offset of a pixel is one of two pixels at twice the size.
             guide, aligned = self._level(
-                level, neighbour[level - 1], reference[level - 1], (_double(guide) * 2, _double(aligned))
+                level, neighbour[level - 1], reference[level - 1], (double(guide) * 2, double(aligned))
             )
-        guide = _leaky(self.cas_offset_conv1(torch.cat((aligned, reference[0]), dim=1)))
-        guide = _leaky(self.cas_offset_conv2(guide))
-        return _leaky(self.cas_dcnpack(aligned, guide))
+        if self.finest > 1:
+            return aligned
+        guide = leaky(self.cas_offset_conv1(torch.cat((aligned, reference[0]), dim=1)))
+        guide = leaky(self.cas_offset_conv2(guide))
+        return leaky(self.cas_dcnpack(aligned, guide))
 
     def _level(
         self, level: int, neighbour: Tensor, reference: Tensor, coarser: tuple[Tensor, Tensor] | None = None
@@ -95,15 +96,15 @@ class _Alignment(nn.Module):
         """What offsets are made from, and the aligned features, of a level; `coarser` are those of the next,
         at this one's size."""
         name = f"l{level}"
-        guide = _leaky(self.offset_conv1[name](torch.cat((neighbour, reference), dim=1)))
+        guide = leaky(self.offset_conv1[name](torch.cat((neighbour, reference), dim=1)))
         if coarser is None:
-            guide = _leaky(self.offset_conv2[name](guide))
-            return guide, _leaky(self.dcn_pack[name](neighbour, guide))
-        guide = _leaky(self.offset_conv2[name](torch.cat((guide, coarser[0]), dim=1)))
-        guide = _leaky(self.offset_conv3[name](guide))
+            guide = leaky(self.offset_conv2[name](guide))
+            return guide, leaky(self.dcn_pack[name](neighbour, guide))
+        guide = leaky(self.offset_conv2[name](torch.cat((guide, coarser[0]), dim=1)))
+        guide = leaky(self.offset_conv3[name](guide))
         aligned = self.dcn_pack[name](neighbour, guide)
         aligned = self.feat_conv[name](torch.cat((aligned, coarser[1]), dim=1))
-        return guide, _leaky(aligned) if level > 1 else aligned
+        return guide, leaky(aligned) if level > 1 else aligned
 
 
 class _AttentiveFusion(nn.Module):
@@ -133,14 +134,14 @@ class _AttentiveFusion(nn.Module):
             likeness = (self.temporal_attn2(features) * reference).sum(dim=1, keepdim=True)
             weighted.append(features * torch.sigmoid(likeness))
         together = torch.cat(weighted, dim=1)
-        fused = _leaky(self.feat_fusion(together))
+        fused = leaky(self.feat_fusion(together))
 
-        attention = _leaky(self.spatial_attn2(_pooled(_leaky(self.spatial_attn1(together)))))
-        coarse = _leaky(self.spatial_attn_l2(_pooled(_leaky(self.spatial_attn_l1(attention)))))
-        coarse = _double(_leaky(self.spatial_attn_l3(coarse)))
-        attention = _leaky(self.spatial_attn3(attention)) + coarse
-        attention = self.spatial_attn5(_double(_leaky(self.spatial_attn4(attention))))
-        added: Tensor = self.spatial_attn_add2(_leaky(self.spatial_attn_add1(attention)))
+        attention = leaky(self.spatial_attn2(_pooled(leaky(self.spatial_attn1(together)))))
+        coarse = leaky(self.spatial_attn_l2(_pooled(leaky(self.spatial_attn_l1(attention)))))
+        coarse = double(leaky(self.spatial_attn_l3(coarse)))
+        attention = leaky(self.spatial_attn3(attention)) + coarse
+        attention = self.spatial_attn5(double(leaky(self.spatial_attn4(attention))))
+        added: Tensor = self.spatial_attn_add2(leaky(self.spatial_attn_add1(attention)))
         return fused * torch.sigmoid(attention) * 2 + added
 
 
@@ -166,7 +167,7 @@ class EdvrExtractor(nn.Module):
         self.conv_l2_2 = conv3x3(features, features)
         self.conv_l3_1 = nn.Conv2d(features, features, 3, stride=2, padding=1)
         self.conv_l3_2 = conv3x3(features, features)
-        self.pcd_align = _Alignment(features)
+        self.pcd_align = Alignment(features)
         self.attention = attention
         self.fusion = (
             _AttentiveFusion(features, frames) if attention else nn.Conv2d(frames * features, features, 1)
@@ -183,9 +184,9 @@ class EdvrExtractor(nn.Module):
 
     def _pyramid(self, frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A frame's features, finest level first; they depend on no other frame."""
-        full = self.feature_extraction(_leaky(self.conv_first(frame)))
-        half = _leaky(self.conv_l2_2(_leaky(self.conv_l2_1(full))))
-        quarter = _leaky(self.conv_l3_2(_leaky(self.conv_l3_1(half))))
+        full = self.feature_extraction(leaky(self.conv_first(frame)))
+        half = leaky(self.conv_l2_2(leaky(self.conv_l2_1(full))))
+        quarter = leaky(self.conv_l3_2(leaky(self.conv_l3_1(half))))
         return full, half, quarter
 
 

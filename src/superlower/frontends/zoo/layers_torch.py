@@ -62,6 +62,16 @@ def flow_warp(x: Tensor, flow: Tensor, *, padding: str = "zeros") -> Tensor:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode=padding, align_corners=True)
 
 
+def leaky(x: Tensor) -> Tensor:
+    """LeakyReLU of slope 0.1, which most networks of the field use."""
+    return F.leaky_relu(x, 0.1)
+
+
+def double(x: Tensor) -> Tensor:
+    """`x` [N, C, H, W] at twice the size, bilinearly."""
+    return resize_bilinear(x, 2 * x.shape[2], 2 * x.shape[3])
+
+
 class ResidualBlock(nn.Module):
     """x + conv2(relu(conv1(x))), without batch normalisation."""
 

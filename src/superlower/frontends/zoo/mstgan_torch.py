@@ -17,8 +17,9 @@ from superlower.frontends.zoo.layers_torch import (
     PictureNet,
     ResidualBlock,
     conv3x3,
+    double,
     flow_warp,
-    resize_bilinear,
+    leaky,
     slide,
 )
 
@@ -33,14 +34,6 @@ _STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 1), (512, 3, 2))
 """Width, bottlenecks and stride of ResNet-50's stages; the first and the third don't halve here."""
 
 _EXPANSION = 4
-
-
-def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, _SLOPE)
-
-
-def _double(x: Tensor) -> Tensor:
-    return resize_bilinear(x, 2 * x.shape[2], 2 * x.shape[3])
 
 
 def _blocks(count: int) -> nn.Sequential:
@@ -61,9 +54,9 @@ class _Pyramid(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> [N, 64, H / 2^l, W / 2^l] for l = 0, 1, 2."""
-        levels = [self.blocks(_leaky(self.entry(x)))]
+        levels = [self.blocks(leaky(self.entry(x)))]
         for halve, refine in zip(self.halve, self.refine, strict=True):
-            levels.append(refine(_leaky(halve(levels[-1]))))
+            levels.append(refine(leaky(halve(levels[-1]))))
         return levels
 
 
@@ -94,7 +87,7 @@ class _Alignment(nn.Module):
         aligned: list[Tensor] = []
         for i, (features, target) in enumerate(zip(neighbour[::-1], reference[::-1], strict=True)):
             if i > 0:
-                flow = _double(flow) * 2
+                flow = double(flow) * 2
                 moved = flow_warp(features, flow, padding="border")
             if i < len(self.estimate):
                 flow = flow + self.estimate[i](torch.cat((target, moved, flow), dim=1))
@@ -117,11 +110,11 @@ class _Boosting(nn.Module):
         """The window's aligned pyramids, each finest first -> [N, 64, H, W]."""
         boosted: Tensor | None = None
         for level in reversed(range(LEVELS)):
-            fused = _leaky(self.fuse[level](torch.cat([pyramid[level] for pyramid in pyramids], dim=1)))
+            fused = leaky(self.fuse[level](torch.cat([pyramid[level] for pyramid in pyramids], dim=1)))
             if boosted is None:
                 boosted = self.refine[level](fused)
             else:
-                coarse = self.enlarge[level](_double(boosted))
+                coarse = self.enlarge[level](double(boosted))
                 boosted = self.refine[level](fused + coarse) - coarse
         assert boosted is not None
         return boosted
@@ -165,9 +158,9 @@ class _Backbone(nn.Module):
         """[N, 64, H, W] -> the same shape."""
         full = self.stages[0](x)
         half = self.stages[2](self.stages[1](full))
-        decoded = _double(self.reduce(self.stages[3](half))) + self.lateral(half)
-        decoded = _leaky(self.middle(_leaky(decoded)))
-        decoded = _leaky(self.last(_double(decoded) + full))
+        decoded = double(self.reduce(self.stages[3](half))) + self.lateral(half)
+        decoded = leaky(self.middle(leaky(decoded)))
+        decoded = leaky(self.last(double(decoded) + full))
         return decoded + x
 
 
