@@ -148,10 +148,11 @@ def applies(rule: Rule, context: Context) -> bool:
         return False
     if rule.precisions and context.precision not in rule.precisions:
         return False
-    return _of_versions(rule, context.versions)
+    return concerns(rule, context.versions)
 
 
-def _of_versions(rule: Rule, versions: Mapping[str, str]) -> bool:
+def concerns(rule: Rule, versions: Mapping[str, str]) -> bool:
+    """Whether a rule is about these versions of a backend's distributions, none of them known if empty."""
     if not rule.versions:
         return True
     known = {name: versions[name] for name in rule.versions if versions.get(name)}
