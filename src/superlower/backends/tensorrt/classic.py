@@ -107,16 +107,14 @@ class TensorRt:
             return probes.ask_coverage(model, question, Path(folder), title=self.name, timeout_s=600)
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
-        """GridSample's modes as every parser reads them; for FP16 and BF16 the graph's types."""
-        from superlower.passes.guard_grid_sample import GuardGridSample
-
-        if precision not in (Precision.FP16, Precision.BF16):
-            return (GuardGridSample(),)
+        """Warps as every parser reads them; for FP16 and BF16 the graph's types, with sampling in fp32."""
+        from superlower.backends.select_lowering import legal_passes
         from superlower.passes.convert_opset import ConvertOpset
         from superlower.passes.convert_precision import ConvertPrecision
 
-        typed = (ConvertPrecision(precision), GuardGridSample())
-        return typed if precision is Precision.FP16 else (ConvertOpset(_BF16_CONVOLUTIONS), *typed)
+        typing = (ConvertPrecision(precision),) if precision in (Precision.FP16, Precision.BF16) else ()
+        passes = legal_passes(self.name, target, precision, typing)
+        return (ConvertOpset(_BF16_CONVOLUTIONS), *passes) if precision is Precision.BF16 else passes
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Build an engine on a GPU of the target's architecture, in a process of its own.
@@ -233,9 +231,9 @@ class TensorRt:
                 "it with --set tensorrt.version_compatible=on for later versions of the same major one"
             )
         driver = Driver()
-        device = Context(driver, _run_device(driver, artifact))
+        found, sdk = _run_device(driver, artifact), runtime_sdk(SDK)
+        device = Context(driver, found)
         try:
-            sdk = runtime_sdk(SDK)
             device.enter()
             sdk.register_plugins()
             # An engine for other versions holds code to run them with: it is run only where it was asked for.

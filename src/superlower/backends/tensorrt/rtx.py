@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -22,7 +21,8 @@ from superlower.backends.process import LOG, build_in_subprocess
 from superlower.backends.sdk import absent, require, require_own, require_served, unserved, version
 from superlower.backends.tensorrt import builder, probes
 from superlower.backends.tensorrt.cuda import Context, Driver
-from superlower.backends.tensorrt.network import Sdk, name_nodes
+from superlower.backends.tensorrt.loading import open_session, plan_file, runtime_sdk
+from superlower.backends.tensorrt.network import name_nodes
 from superlower.backends.tensorrt.rtx_rules import ARCHITECTURES, BUILD_ONLY
 from superlower.backends.tensorrt.rtx_runtime import RtxContexts, kernel_cache
 from superlower.backends.tensorrt.session import EngineSession
@@ -197,37 +197,18 @@ class TensorRtRtx:
         """
         require(self)
         require_own(self, artifact)
-        path = folder / artifact.files.get("engine", builder.PLAN)
-        if not path.is_file():
-            raise BadInputError(f"no such engine: {path}; compile it again")
+        path = plan_file(artifact, folder)
         sm = int(artifact.facts["sm"])
         driver = Driver()
-        device = Context(driver, driver.device_of(sm))
-        try:
-            device.enter()
-            plan = path.read_bytes()
-            sdk = _runtime()
-            sdk.clear()
-            # The runtime must outlive its engines: `_runtime` keeps it for the process.
-            engine = sdk.runtime.deserialize_cuda_engine(plan)
-            if engine is None:
-                raise BadInputError(
-                    f"{path} is no engine that {self.title} {self.versions()['tensorrt-rtx']} can read: "
-                    f"{sdk.first_error()[:300]}; compile it again"
-                )
-        except BaseException:
-            device.close()
-            raise
+        found = driver.device_of(sm)
+        sdk = runtime_sdk(SDK)
         cuda_graph = artifact.settings.get("cuda_graph") == "on"
-        contexts = RtxContexts(sdk, kernel_cache(plan, sm), cuda_graph=cuda_graph)
-        lanes = int(artifact.settings.get("lanes", 2 if artifact.mode == "throughput" else 1))
-        return EngineSession(device, engine, contexts, lanes)
 
+        def contexts(plan: bytes) -> RtxContexts:
+            return RtxContexts(sdk, kernel_cache(plan, sm), cuda_graph=cuda_graph)
 
-@cache
-def _runtime() -> Sdk:
-    """The SDK, once a process: it takes the first logger it is given and ignores every later one."""
-    return Sdk(SDK, echo=False, record=False)
+        reader = f"{self.title} {self.versions()['tensorrt-rtx']}"
+        return open_session(path, Context(driver, found), sdk, reader, contexts, artifact)
 
 
 def _capability(target: Target) -> str:
