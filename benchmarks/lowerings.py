@@ -16,7 +16,6 @@ from io import StringIO
 from pathlib import Path
 from statistics import median
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 from common import fail, machine, start_with_threads
@@ -169,7 +168,7 @@ def trials(case: Case, bench: Bench, orders: Sequence[Order], rounds: int, folde
                     options = BuildOptions(threads=bench.threads)
                     artifact = bench.backend.compile(model, bench.target, options, work)
             except SuperlowerError as error:
-                refused[form] = str(error).partition("; log:")[0].partition(": rewrite it")[0]
+                refused[form] = _reason(error)
                 continue
             if not bench.runs:
                 continue
@@ -196,6 +195,12 @@ def trials(case: Case, bench: Bench, orders: Sequence[Order], rounds: int, folde
             ms=_rounded(median(times[form])),
             ratio=_rounded(median(ratios)) if ratios else None,
         )
+
+
+def _reason(error: SuperlowerError) -> str:
+    """A refusal without what was asked, where its log is and what to do."""
+    told = str(error).partition("; log:")[0].partition(": rewrite it")[0]
+    return told.partition(": ")[2] or told
 
 
 def _rounded(number: float) -> float:
@@ -291,7 +296,7 @@ def main() -> int:
         return fail(error)
     show(findings)
     result = Lowerings(machine=about, orders=tuple(orders), findings=tuple(findings))
-    given.output.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    lowerings.write(result, given.output)
     console.print(f"written: {given.output}; then: python docs/generate_lowerings.py", markup=False)
     return 0
 

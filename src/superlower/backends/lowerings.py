@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from statistics import geometric_mean
 
 import msgspec
@@ -19,7 +21,7 @@ from superlower.probes.key import Key
 
 FORMAT = 1
 
-WORTH = 1.1
+WORTH = 1.2
 """How many times as fast as native a form must be to be put in its place: below that, timings of whole
 graphs can't tell it from noise, and a native node says more."""
 
@@ -153,11 +155,25 @@ def stored() -> Lowerings:
     return msgspec.json.decode(file.read_bytes(), type=Lowerings)
 
 
+def write(found: Lowerings, path: Path) -> None:
+    """Write the file aside, then under its name; a line an order and a finding, so that changes read well."""
+    text = msgspec.json.encode(msgspec.structs.replace(found, orders=(), findings=()))
+    for name, rows in (("orders", found.orders), ("findings", found.findings)):
+        lines = b",\n".join(msgspec.json.encode(row) for row in rows)
+        text = text.replace(b'"%s":[]' % name.encode(), b'"%s":[\n%s\n]' % (name.encode(), lines))
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(text + b"\n")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def order_of(findings: Sequence[Finding]) -> Order | None:
     """The order of forms that all sizes of one key give; None if nothing was timed or no form is right.
 
     A form is right if it is at every size. The fastest comes first, by the geometric mean over sizes; but
-    native does unless another one is `WORTH` times as fast.
+    native comes before those that aren't `WORTH` times as fast, or are slower at any size.
     """
     right = [
         form
@@ -169,8 +185,9 @@ def order_of(findings: Sequence[Finding]) -> Order | None:
         return None
     cost = {form: geometric_mean(ms or 0.0 for ms in each) for form, each in times.items()}
     ranked = sorted(right, key=cost.__getitem__)
-    if NATIVE in cost and cost[NATIVE] < WORTH * cost[ranked[0]]:
-        ranked = [NATIVE, *(form for form in ranked if form != NATIVE)]
+    if NATIVE in cost:
+        better = [form for form in ranked if _beats(times[form], times[NATIVE], cost[NATIVE] / cost[form])]
+        ranked = [*better, NATIVE, *(form for form in ranked if form not in (*better, NATIVE))]
     first, best, others = findings[0], ranked[0], ranked[1:]
     if NATIVE in cost and best != NATIVE:
         why = f"measured {cost[NATIVE] / cost[best]:.2g} times as fast as native"
@@ -181,6 +198,11 @@ def order_of(findings: Sequence[Finding]) -> Order | None:
     else:
         why = "the only form that is right"
     return Order(backend=first.backend, target=first.target, key=first.key, forms=tuple(ranked), why=why)
+
+
+def _beats(own: Sequence[float | None], native: Sequence[float | None], times_as_fast: float) -> bool:
+    faster = (a is not None and b is not None and a < b for a, b in zip(own, native, strict=True))
+    return times_as_fast >= WORTH and all(faster)
 
 
 def _trial(finding: Finding, form: str) -> Trial:

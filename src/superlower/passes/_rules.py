@@ -165,6 +165,12 @@ def producer(value: ir.Value | None, op: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op and node.domain == "" else None
 
 
+def as_before(made: ir.Value, node: ir.Node) -> ir.Value:
+    """A new value, its node called as the one it takes the place of: the same operator, spelled anew."""
+    maker(made).name = node.name
+    return made
+
+
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     """The value's sizes, if all are known."""
     if value is None or value.shape is None:

@@ -15,6 +15,7 @@ from superlower.passes._rules import (
     Emitter,
     Lowering,
     apply_rules,
+    as_before,
     integer,
     maker,
     static_shape,
@@ -110,7 +111,7 @@ class BorderAsZeros(Lowering):
             op.Min(grid, op.Constant(value=tensor(limit, kind))), op.Constant(value=tensor(-limit, kind))
         )
         attributes = {**node.attributes, "padding_mode": "zeros"}
-        return op.GridSample(x, clamped, **attributes)
+        return as_before(op.GridSample(x, clamped, **attributes), node)
 
 
 def _towards_zero(exact: Floats, kind: ir.DataType) -> Floats:

@@ -14,6 +14,7 @@ from superlower.passes._rules import (
     Emitter,
     Lowering,
     apply_rules,
+    as_before,
     integer,
     maker,
     static_shape,
@@ -94,4 +95,4 @@ class CornersUnaligned(Lowering):
         height, width = (static_shape(x) or ())[2:]
         size = np.array([width, height])
         scaled = op.Mul(grid, op.Constant(value=tensor((size - 1) / size, cast(ir.DataType, grid.dtype))))
-        return op.GridSample(x, scaled, **{**node.attributes, "align_corners": 0})
+        return as_before(op.GridSample(x, scaled, **{**node.attributes, "align_corners": 0}), node)
