@@ -169,7 +169,7 @@ def _result(case: Case, feeds: Arrays, entry: Entry, folder: Path) -> Result:
         key=str(case.key()),
         verdict=verdict,
         error=error,
-        tolerance=case.tolerance.absolute,
+        tolerance=float(f"{case.tolerance.absolute:.3g}"),
         detail=detail,
         large=case.large,
         corner=case.corner,

@@ -28,7 +28,7 @@ class Verdict(StrEnum):
     WRONG = "wrong"
 
 
-class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """One probe's outcome.
 
     Attributes:
@@ -53,7 +53,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def answers(self) -> bool:
-        """Whether it says if an operator is served: neither a wide frame nor a matter of halves."""
+        """Whether it says if an operator is served: neither a wide frame nor a corner."""
         return not (self.large or self.corner)
 
 
