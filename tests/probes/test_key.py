@@ -84,6 +84,16 @@ def test_resize_tells_whole_from_fractional_results_and_other_kernels() -> None:
     assert "kernel=other" in resized((1, 1, 2, 2), cubic_coeff_a=-0.5).setting
 
 
+def test_resize_tells_whether_antialiasing_does_anything() -> None:
+    found = {}
+    for factor in (0.5, 2.0):
+        g = GraphBuilder()
+        x = g.input("x", 1, 2, 8, 6)
+        key = keyed(g, g.Resize(x, None, g.const((1, 1, factor, 2)), mode="linear", antialias=1))
+        found[factor] = "shrinks=no" in key.setting
+    assert found == {0.5: False, 2.0: True}
+
+
 def test_quantization_tells_granularity_and_type() -> None:
     found = []
     for scale, zero in ((0.5, np.uint8(3)), ([0.5, 0.25], np.array([3, 4], np.int8)), (0.5, None)):

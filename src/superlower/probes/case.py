@@ -47,8 +47,9 @@ class Case:
             our own, never by an SDK.
         tolerance: what outputs are held to.
         large: whether it is one of the wide frames, which tables keep apart and quick runs leave out.
-        corner: whether all depends on how exact halves are rounded. Tables keep these apart too: an SDK that
-            is off by a step there serves the operator all the same.
+        corner: whether it is about a corner of the definition that few graphs meet: exact halves, windows
+            that begin in the padding. Tables keep these apart too: an SDK that errs there serves the operator
+            all the same.
     """
 
     name: str

@@ -172,7 +172,19 @@ def _quantization(node: ir.Node) -> dict[str, str]:
 def _resize(node: ir.Node) -> dict[str, str]:
     coefficient = node.attributes.get("cubic_coeff_a")
     usual = coefficient is None or coefficient.value == -0.75
-    return {"by": _resized_by(node), **({} if usual else {"kernel": "other"})}
+    found = {"by": _resized_by(node), **({} if usual else {"kernel": "other"})}
+    # What ignores the attribute is right all the same unless something shrinks.
+    if node.attributes.get_int("antialias", 0) and not _shrinks(node):
+        found["shrinks"] = "no"
+    return found
+
+
+def _shrinks(node: ir.Node) -> bool:
+    """Whether an axis gets shorter, or may."""
+    old, new = (None if value is None else value.shape for value in (node.inputs[0], node.outputs[0]))
+    if old is None or new is None or not (old.is_static() and new.is_static()):
+        return True
+    return any(after < before for before, after in zip(old.numpy(), new.numpy(), strict=True))
 
 
 def _resized_by(node: ir.Node) -> str:

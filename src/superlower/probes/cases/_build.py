@@ -225,7 +225,7 @@ def probe(
         outputs: how many outputs the node has.
         alike: the outputs have the first input's type and shape, and inference can't tell.
         large: a wide frame.
-        corner: a matter of halves.
+        corner: a corner of the definition.
     """
     given = dict(attributes or {})
     fed = {f"in{i}": each for i, each in enumerate(inputs) if isinstance(each, Fed)}

@@ -139,6 +139,7 @@ def _case(op: str, form: _Form, opset: int, kind: Kind) -> Case:
         largest if op == "MaxPool" else average,
         EXACT if op == "MaxPool" else mean,
         attributes=form.attributes(),
+        corner=form is _PAST,
     )
 
 

@@ -91,6 +91,9 @@ def _quantize(opset: int, kind: Kind, type_: ir.DataType) -> Iterator[Case]:
     x = _off_halves(kind, type_, _along(per_axis, 1), _along(zeros, 1))
     yield case("axis", [x, *fixed_ones], axis=1)
     yield case("axis-halves", [_halves(kind, type_, _along(per_axis, 1)), *fixed_ones], corner=True, axis=1)
+    symmetric = np.zeros(4, np.int64)
+    x = _off_halves(kind, type_, _along(per_axis, 1), _along(symmetric, 1))
+    yield case("axis-zero", [x, fixed(kind, per_axis), fixed(type_, symmetric)], axis=1)
     if kind is FP32:
         decimal, zero = np.array(0.0371), np.array(_zero_points(type_)["middle"])
         inputs: list[Input] = [
@@ -152,6 +155,7 @@ def _dequantize(opset: int, kind: Kind, type_: ir.DataType) -> Iterator[Case]:
     yield case("no-zero-point", [x, fixed(kind, scale)], scale)
     per_axis, zeros = np.array([0.03, 0.01, 0.05, 0.02]), np.array([1, 0, 7, 3])
     yield case("axis", [x, fixed(kind, per_axis), fixed(type_, zeros)], 0.05, axis=1)
+    yield case("axis-zero", [x, fixed(kind, per_axis), fixed(type_, 0 * zeros)], 0.05, axis=1)
     constant = fixed(type_, np.random.default_rng(3).integers(low, high, _SHAPE))
     yield case("weights", [constant, fixed(kind, per_axis), fixed(type_, 0 * zeros)], 0.05, axis=1)
 
