@@ -101,20 +101,38 @@ def assert_order_matters(
     assert relative_error(np.concatenate(forwards), np.concatenate(backwards)) > 100 * tolerance
 
 
-def convolution_macs(network: nn.Module, call: Callable[..., object], *shapes: tuple[int, ...]) -> int:
-    """Multiply-accumulates of the convolutions and deformable ones in a call, by shapes alone."""
+def convolution_macs(
+    network: nn.Module,
+    call: Callable[..., object],
+    *shapes: tuple[int, ...],
+    transposed_at_output: bool = False,
+) -> int:
+    """Multiply-accumulates of the convolutions, deformable ones among them, in a call; by shapes alone.
+
+    Args:
+        network: its weights are lost.
+        call: its method.
+        shapes: of the method's arguments.
+        transposed_at_output: count a transposed convolution as if each of its outputs read a whole kernel,
+            stride^2 times too much, as EGVSR's authors do.
+    """
     import torch
 
     found = 0
 
-    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
+    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal found
-        found += module.weight[0].numel() * output.numel()
+        if isinstance(module, torch.nn.ConvTranspose2d):
+            pixels = output[0, 0] if transposed_at_output else inputs[0][0, 0]
+            found += module.weight.numel() * pixels.numel()
+        else:
+            found += module.weight[0].numel() * output.numel()
 
+    network = network.to("meta")
     handles = [
         module.register_forward_hook(count)
         for module in network.modules()
-        if getattr(module, "weight", None) is not None and not isinstance(module, torch.nn.ConvTranspose2d)
+        if getattr(module, "weight", None) is not None
     ]
     with torch.device("meta"):
         call(*(torch.zeros(shape) for shape in shapes))
