@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from superlower.backends import onnxruntime_cuda as cuda
+from superlower.backends import tables
 from superlower.backends.base import Artifact, BuildOptions, Support
 from superlower.backends.onnxruntime import OnnxRuntime
 from superlower.backends.tensorrt.cuda import Device
@@ -181,6 +182,15 @@ def test_a_warp_in_an_fp16_graph_stays_on_the_gpu(warp_step_model: ir.Model) -> 
     assert cuda.without_kernel(infer_shapes(_grid_sample(F32)), table) == {}
     found = BACKEND.coverage(warp_step_model, target("rtx4090"), Precision.FP16)
     assert {node.support for node in found} <= {Support.NATIVE, Support.REWRITTEN}
+
+
+def test_tables_answer_for_a_gpu_on_demand(
+    warp_step_model: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(tables.FORCED, "1")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", None)
+    found = BACKEND.coverage(warp_step_model, target("v100"), Precision.FP32)
+    assert {node.support for node in found} == {Support.NATIVE}
 
 
 def test_pre_turing_gpus_are_answered_by_the_last_release_for_them() -> None:

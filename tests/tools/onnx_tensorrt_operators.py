@@ -182,20 +182,21 @@ def _versions(op: str) -> list[int]:
 def main(document: str, version: str, folder: str) -> int:
     """Write the table of the document of a version."""
     major = version.partition(".")[0]
+    target = "cuda" if int(major) >= 10 else major
     table, results = rows(Path(document).read_text("utf-8")), []
     for name, key in keys(table):
         verdict, detail = answer(table, key, int(major))
         results.append(Result(case=name, key=str(key), verdict=verdict, detail=detail))
     made = Table(
         backend="tensorrt",
-        target=major,
+        target=target,
         sdk={"tensorrt": version},
         source="onnx-tensorrt, docs/operators.md",
         superlower=superlower.__version__,
         machine="",
         results=tuple(results),
     )
-    write(made, Path(folder) / f"tensorrt-{major}.json")
+    write(made, Path(folder) / f"tensorrt-{target}.json")
     return 0
 
 

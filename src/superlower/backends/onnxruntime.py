@@ -92,18 +92,17 @@ class OnnxRuntime:
         A node for which ONNX Runtime has no fp16 kernel, and so inserts casts to fp32, is FALLBACK. On a GPU
         one without a CUDA kernel is, as the table of the CUDA provider's kernels has it.
         """
+        passes = self.legalize(target, precision)
+        if cuda.on_cuda(target) and tables.forced():
+            return cuda.fall_back(probe.native(model), _legal(model, passes), target)
         told = tables.instead(self, model, target, precision)
         if told is not None:
             return told
-        passes = self.legalize(target, precision)
         ask = probe.remembered(_refusal, self.name)
         found = probe.coverage(model, tables.known_wrong(ask, self, target), passes)
         if any(node.support is Support.UNSUPPORTED for node in found):
             return found
-        legal = clone(model)
-        for each in passes:
-            each.run(legal)
-        legal = infer_shapes(legal)
+        legal = _legal(model, passes)
         if cuda.on_cuda(target):
             return cuda.fall_back(found, legal, target)
         cast = _computed_in_fp32(legal)
@@ -216,6 +215,13 @@ class OnnxRuntime:
         calls = max(2, artifact.threads) if artifact.mode == "throughput" else 2
         # One session takes calls from many threads at a time.
         return PooledSession(inputs, [run] * calls)
+
+
+def _legal(model: ir.Model, passes: Sequence[Pass]) -> ir.Model:
+    legal = clone(model)
+    for each in passes:
+        each.run(legal)
+    return infer_shapes(legal)
 
 
 def try_session(request: dict[str, Any], workdir: Path) -> dict[str, object]:

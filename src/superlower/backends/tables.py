@@ -170,6 +170,11 @@ def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
                 pending.append(function)
 
 
+def forced() -> bool:
+    """Whether tables are to answer though the SDK is here."""
+    return os.environ.get(FORCED) == "1"
+
+
 def known_wrong(ask: probe.Ask, backend: Backend, target: Target) -> probe.Ask:
     """An SDK's answers, but what it hides is refused: wrong results and failures when run, as probed.
 
@@ -205,7 +210,7 @@ def instead(
         MissingSdkError: neither SDK nor table.
     """
     reason = backend.missing()
-    if reason is None and os.environ.get(FORCED) != "1":
+    if reason is None and not forced():
         return None
     table = table_for(backend.name, target)
     if table is None:

@@ -93,9 +93,10 @@ class TensorRt:
         reason = self.serves(target, precision)
         if reason is not None:
             return [NodeSupport(n.node, n.op, Support.UNSUPPORTED, reason) for n in probe.native(model)]
-        device = None if self.missing() else _any_device()
+        told = tables.instead(self, model, target, precision)
+        device = _any_device() if told is None else None
         if device is None:
-            return tables.from_table(self, documented(self), model, target, precision)
+            return told or tables.from_table(self, documented(self), model, target, precision)
         question = probes.Question(
             backend=f"{__name__}:{type(self).__name__}",
             sdk=SDK,
@@ -249,7 +250,7 @@ class TensorRt:
 def documented(backend: TensorRt) -> Table:
     """What the parser's documentation says, of the major version that is here, else of 10."""
     major = backend.versions().get("tensorrt", "10").partition(".")[0]
-    table = stored(backend.name, "8" if major == "8" else "10")
+    table = stored(backend.name, "8" if major == "8" else "cuda")
     if table is None:
         raise MissingSdkError(
             "superlower's tables of TensorRT's operators are gone: install superlower again"
