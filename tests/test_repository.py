@@ -103,7 +103,9 @@ def test_tracked_files_name_no_machine_and_no_package_index():
     # In parts, so that this file does not hold what it looks for.
     folders = "|".join(("root", "home/[a-z]", "Users/[A-Za-z]", "work/"))
     options = "|".join("-".join(parts) for parts in (("index", "url"), ("find", "links")))
-    pattern = re.compile(rf"(?<![\w.:/-])/(?:{folders})|{options}")
+    # What only NVIDIA's own index has is said so, with its address.
+    public = r"(?! (?:https://pypi\.nvidia\.com|\{\w+\}))"
+    pattern = re.compile(rf"(?<![\w.:/-])/(?:{folders})|(?:{options}){public}")
     hits = []
     for path in tracked():
         raw = path.read_bytes()
