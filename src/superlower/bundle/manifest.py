@@ -26,10 +26,10 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class PassRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One pass applied to one graph.
+    """One pass applied to one graph, or to the program.
 
     Attributes:
-        graph: graph name.
+        graph: graph name; the program's for a program pass.
         name: the pass.
         options: its options.
         nodes_before, nodes_after: node counts by operator.

@@ -40,6 +40,7 @@ from superlower.errors import BadInputError, unknown_name
 from superlower.frontends import onnx_files
 from superlower.passes.base import Pass
 from superlower.passes.surgery import Surgery
+from superlower.rewrites.base import ProgramPass
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +66,8 @@ def compile_(
         str | None, typer.Option("--workspace", help="Builder's memory limit, as 2GB.")
     ] = None,
     before: Annotated[
-        list[str] | None, typer.Option("--pass", help="Further pass to run first (as onnxsim); repeatable.")
+        list[str] | None,
+        typer.Option("--pass", help="Further pass to run first (onnxsim, hoist-frames); repeatable."),
     ] = None,
     surgery: Annotated[
         list[str] | None,
@@ -111,7 +113,9 @@ def compile_(
         settings=parse_settings(settings),
     )
     _check_owners(options.settings, before or ())
-    extra = [_pass(name, options.settings) for name in before or ()]
+    chosen = [chosen_pass(name, options.settings) for name in before or ()]
+    rewrites = [one for one in chosen if isinstance(one, ProgramPass)]
+    extra = [one for one in chosen if isinstance(one, Pass)]
     extra += [Surgery(script=script) for script in surgery or ()]
     if dry_run:
         if json:
@@ -132,6 +136,7 @@ def compile_(
             options=options,
             states_inside=state == "engine",
             extra=extra,
+            rewrites=rewrites,
             atol=atol,
             keep_going=keep_going,
             progress=bars,
@@ -169,9 +174,10 @@ def _check_owners(settings: Mapping[str, str], passes: Sequence[str]) -> None:
             raise unknown_name("backend or --pass of --set", owner, owners)
 
 
-def _pass(name: str, settings: Mapping[str, str]) -> Pass:
-    """A pass with the options that settings named NAME.OPTION give it."""
-    kind = cast("type[Pass]", plugins.load("pass", name))
+def chosen_pass(name: str, settings: Mapping[str, str]) -> Pass | ProgramPass:
+    """A pass, of graphs or of programs, with the options that settings named NAME.OPTION give it."""
+    group = "program pass" if name in plugins.table("program pass") else "pass"
+    kind = cast("type[Pass] | type[ProgramPass]", plugins.load(group, name))
     types = get_type_hints(kind)
     known = {field.name: types[field.name] for field in fields(kind)}
     given: dict[str, object] = {}

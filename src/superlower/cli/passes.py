@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
+from superlower import plugins
 from superlower.bundle.golden import moving_texture
 from superlower.cli.common import Bars, JsonFlag, Seed, console, parse_size, print_json, print_table
 from superlower.driver.compile import record_of
 from superlower.driver.reference import validation_feeds
+from superlower.driver.rewriting import measure
 from superlower.frontends import onnx_files
 from superlower.passes.pipelines import apply, default_pipeline, known_passes
+from superlower.rewrites.base import ProgramPass
+
+CLIP = 8
+"""Frames that program passes are validated and timed on."""
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +32,12 @@ def passes(
         typer.Option("--explain", help="Program folder or .onnx: run the default passes, print node counts."),
     ] = None,
     size: Annotated[str | None, typer.Option("--size", help="For an .onnx with free sizes.")] = None,
+    programs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pass", help="With --explain: a program pass (hoist-frames) to run first, timed; repeatable."
+        ),
+    ] = None,
     seed: Seed = 0,
     json: JsonFlag = False,
 ) -> None:
@@ -35,8 +47,15 @@ def passes(
         return
     height, width = parse_size(size) if size else (None, None)
     model = onnx_files.load(explain, height=height, width=width)
+    rewrites = [_program_pass(name) for name in programs or ()]
     records = []
+    gain = None
     with Bars() as bars:
+        if rewrites:
+            clip = moving_texture(model.program.frame, CLIP, seed)
+            gain = measure(model, rewrites, clip, progress=bars)
+            records += [record_of(model.program.name, report) for report in gain.reports]
+            model = gain.model
         bars.stage("capturing inputs for validation")
         feeds = validation_feeds(model, moving_texture(model.program.frame, 3, seed), seed)
         pipeline = default_pipeline()
@@ -45,7 +64,9 @@ def passes(
             _, reports = apply(graph, pipeline, feeds[name], on_pass=lambda report: bars.advance(report.name))
             records += [record_of(name, report) for report in reports]
     if json:
-        print_json(records)
+        print_json(
+            records if gain is None else {"passes": records, "before": gain.before, "after": gain.after}
+        )
         return
     print_table(
         f"passes on {explain}",
@@ -74,6 +95,18 @@ def passes(
             console.print(f"{r.graph} {r.name}: {counts}")
         for site in r.refused:
             console.print(f"{r.graph} {r.name} refused {site}")
+    if gain is not None:
+        for record in records[: len(gain.reports)]:
+            for site in record.rewritten:
+                console.print(f"{record.graph} {record.name}: {site}", markup=False)
+        console.print(
+            f"a frame: {gain.before.flops / 1e9:.4g} -> {gain.after.flops / 1e9:.4g} GFLOP, "
+            f"{gain.before.ms:.4g} -> {gain.after.ms:.4g} ms in ONNX Runtime ({gain.ratio:.2f} times as fast)"
+        )
+
+
+def _program_pass(name: str) -> ProgramPass:
+    return cast("type[ProgramPass]", plugins.load("program pass", name))()
 
 
 def _list(json: bool) -> None:

@@ -26,6 +26,8 @@ from superlower.passes.base import Pass
 from superlower.passes.pipelines import PassReport, apply, default_pipeline
 from superlower.program import files
 from superlower.program.model import Edge, Program, TemporalModel
+from superlower.rewrites import pipeline as rewriting
+from superlower.rewrites.base import ProgramPass
 from superlower.targets.base import Precision, Target
 from superlower.targets.detect import required_flags
 
@@ -114,6 +116,7 @@ def compile_bundle(
     options: BuildOptions,
     states_inside: bool = False,
     extra: Sequence[Pass] = (),
+    rewrites: Sequence[ProgramPass] = (),
     atol: float | None = None,
     keep_going: bool = False,
     progress: Progress | None = None,
@@ -129,6 +132,7 @@ def compile_bundle(
         states_inside: keep hidden states inside engines; a backend that can't refuses the job if it was
             named, and is left out with a warning if it wasn't.
         extra: passes to run before the default ones.
+        rewrites: program passes to run before all others, validated on the golden clip.
         atol: instead of the precision's own tolerance.
         keep_going: leave out jobs that fail rather than fail with the first.
 
@@ -142,9 +146,14 @@ def compile_bundle(
     variants: list[Variant] = []
     failures: list[Failure] = []
     with writing(output) as folder:
+        progress.stage("program passes", len(rewrites))
+        model, reports = rewriting.apply(
+            model, rewrites, golden.frames, on_pass=lambda report: progress.advance(report.name)
+        )
         progress.stage("capturing inputs for validation")
         feeds = validation_feeds(model, golden.frames)
         clean, records = _clean(model, feeds, extra, progress)
+        records = (*(record_of(model.program.name, report) for report in reports), *records)
         files.write_model(clean, folder / PROGRAM_FOLDER)
         golden.save(folder / GOLDEN_FILE)
         for job in jobs:
@@ -262,8 +271,8 @@ def _build(
     )
 
 
-def record_of(graph: str, report: PassReport) -> PassRecord:
-    """A pass's report as manifests keep it."""
+def record_of(graph: str, report: PassReport | rewriting.ProgramReport) -> PassRecord:
+    """A pass's report as manifests keep it: under the graph's name, or the program's."""
     return PassRecord(
         graph=graph,
         name=report.name,
