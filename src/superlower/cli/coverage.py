@@ -192,16 +192,21 @@ def _show(cells: Sequence[Cell]) -> None:
             "coverage by target", ("", *names), ([t, *row] for t, row in zip(titles, table, strict=True))
         )
     operators, columns = view.by_operator(cells)
+    # What is native throughout is said above; a column each of it would leave no room for the rest.
+    telling = [column for column in columns if not column.native]
     if columns:
+        totals = {op: max(sum(c.counts.get(op, {}).values()) for c in columns) for op in operators}
         print_table(
-            "coverage by operator",
-            ("operator", *(f"{c.backend} {c.precision} {_listed(c.targets, names)}" for c in columns)),
-            ((op, *(_counts(column.counts.get(op, {})) for column in columns)) for op in operators),
+            "coverage by operator, where not all is native" if telling else "operators, all native",
+            ("operator", "nodes", *(_title(column, names) for column in telling)),
+            ((op, totals[op], *(_counts(c.counts.get(op, {})) for c in telling)) for op in operators),
         )
-    for reason in view.reasons(cells):
+    for told in view.alike(view.reasons(cells)):
+        first = told[0]
+        counts = ", ".join(f"{reason.count} {reason.op}" for reason in told)
         console.print(
-            f"{reason.backend} {reason.precision} {_listed(reason.targets, names)}: {reason.op} "
-            f"{reason.support} ({reason.detail}): {reason.named}"
+            f"{first.backend} {first.precision} {_listed(first.targets, names)}: {counts} {first.support} "
+            f"({first.detail}), at {first.named}"
         )
     for near in view.nearest(cells):
         console.print(
@@ -215,6 +220,10 @@ def _show(cells: Sequence[Cell]) -> None:
         verb = "doesn't serve" if absence.asked else "can't be asked about"
         where = _listed(absence.targets, names) + (f" at {', '.join(absence.precisions)}" if several else "")
         console.print(f"{absence.backend} {verb} {where}: {absence.reason}")
+
+
+def _title(column: view.Column, names: Sequence[str]) -> str:
+    return f"{column.backend} {column.precision} {_listed(column.targets, names)}"
 
 
 def _cell(cell: Cell) -> str:

@@ -48,6 +48,11 @@ class Column:
     targets: tuple[str, ...]
     counts: Mapping[str, Counts]
 
+    @property
+    def native(self) -> bool:
+        """Whether every node is served natively."""
+        return all(support is Support.NATIVE for counts in self.counts.values() for support in counts)
+
 
 def by_operator(cells: Sequence[Cell]) -> tuple[tuple[str, ...], tuple[Column, ...]]:
     """Operators, those served worst first, then the most frequent; and a column for each group of targets."""
@@ -115,6 +120,15 @@ def reasons(cells: Sequence[Cell]) -> tuple[Reason, ...]:
         for (sdk, precision, op, support, detail, names), targets in grouped.items()
     ]
     return tuple(sorted(found, key=lambda reason: WORST_FIRST.index(reason.support)))
+
+
+def alike(found: Sequence[Reason]) -> tuple[tuple[Reason, ...], ...]:
+    """Reasons that differ in the operator only, together, the most frequent operator first."""
+    groups: dict[tuple[str, str, Support, str, tuple[str, ...]], list[Reason]] = {}
+    for one in found:
+        key = one.backend, one.precision, one.support, one.detail, one.targets
+        groups.setdefault(key, []).append(one)
+    return tuple(tuple(sorted(group, key=lambda one: (-one.count, one.op))) for group in groups.values())
 
 
 @dataclass(frozen=True)
