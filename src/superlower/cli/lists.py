@@ -42,9 +42,10 @@ def models(json: JsonFlag = False) -> None:
         "models",
         ("name", "title", "scale", "checkpoint", "trained on", "licence"),
         (
-            (r["name"], r["title"], r["scale"], c.name, c.trained_on, c.license)
+            (r["name"], r["title"], r["scale"], *checkpoint)
             for r in rows
-            for c in r["checkpoints"]
+            for checkpoint in [(c.name, c.trained_on, c.license) for c in r["checkpoints"]]
+            or [("none known", "", "")]
         ),
     )
 
