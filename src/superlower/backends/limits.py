@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from superlower.backends.base import Backend
 from superlower.backends.probe import Ask
+from superlower.doctor.conditions import WHOLE
 from superlower.doctor.examine import Context, examine
 from superlower.doctor.rules import Action, rules
 from superlower.targets.base import Precision, Target
@@ -25,14 +26,16 @@ def context(
 
 
 def asked(build: Context) -> Ask:
-    """The rules as something that can be asked: why they refuse one of a model's nodes, None if they don't.
+    """The rules about nodes as something that can be asked: why they refuse one, None if they refuse none.
 
     A node that a prescribed pass would mend is refused here, as it stands.
     """
+    acting = (Action.REFUSE, Action.REWRITE)
+    about_nodes = [r for r in rules() if r.action in acting and not isinstance(r.condition, WHOLE)]
 
     def refusal(model: ir.Model) -> str | None:
-        found = examine(rules(), build, model).after_passes()
-        return next((f.symptom for f in found.acting(Action.REFUSE) if f.nodes), None)
+        found = examine(about_nodes, build, model).after_passes()
+        return next((f.symptom for f in found.acting(Action.REFUSE)), None)
 
     return refusal
 

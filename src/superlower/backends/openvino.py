@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from superlower.backends import openvino_build, probe, tables
+from superlower.backends import limits, openvino_build, probe, tables
 from superlower.backends.base import Artifact, BuildOptions, Feeds, NodeSupport, Outputs
 from superlower.backends.openvino_deform import make_core
 from superlower.backends.process import build_in_subprocess
@@ -26,7 +26,7 @@ from superlower.backends.sdk import (
 from superlower.backends.session import PooledSession, Port, Runner
 from superlower.doctor import examine
 from superlower.errors import BadInputError, MissingSdkError
-from superlower.ir import io_shapes, save, serialize
+from superlower.ir import infer_shapes, io_shapes, save, serialize
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
@@ -66,7 +66,8 @@ class OpenVino:
 
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """Asks the ONNX frontend and, where the device is here, its plug-in; node by node if they refuse."""
-        told = tables.instead(self, model, target, precision)
+        known = limits.asked(limits.context(self, target, precision))
+        told = tables.instead(self, model, target, precision, known)
         if told is not None:
             return told
         core = make_core()
@@ -84,7 +85,8 @@ class OpenVino:
             refused = [op.get_type_name() for op in read.get_ops() if op.get_friendly_name() not in taken]
             return f"the {device} plug-in doesn't run {refused[0]}" if refused else None
 
-        answers = tables.known_wrong(probe.remembered(ask, f"{self.name} {device}"), self, target)
+        remembered = probe.remembered(ask, f"{self.name} {device}")
+        answers = tables.known_wrong(lambda asked: known(asked) or remembered(asked), self, target)
         return probe.coverage(model, answers, self.legalize(target, precision))
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
@@ -109,6 +111,8 @@ class OpenVino:
         """
         require(self)
         require_served(self, target, options.precision)
+        if not options.raw:
+            limits.require(limits.context(self, target, options.precision), infer_shapes(model))
         _check_states(model, options.stateful)
         device = DEVICES[target.kind]
         prescribed = examine.settings(self.name, self.versions(), target, options.precision)

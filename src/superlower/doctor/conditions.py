@@ -114,6 +114,7 @@ class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         opset: range of the graph's opset, as PEP 440 writes one; "" for any.
         types: an input or output has one of these element types (see `TYPES`); empty for any.
         rank: of the first input; 0 for any.
+        operands: inputs given, at least.
         where: each of these attributes is set, to one of these values.
         beyond: one of these attributes, at least, is set, to something else than these values; of a list,
             one element at least. An empty list of values: it is set at all.
@@ -123,6 +124,7 @@ class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     opset: str = ""
     types: tuple[str, ...] = ()
     rank: int = 0
+    operands: int = 0
     where: dict[str, tuple[str | int, ...]] = {}
     beyond: dict[str, tuple[str | int, ...]] = {}
 
@@ -144,6 +146,7 @@ class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         parts = [" ".join((" or ".join(self.types), ", ".join(self.ops) or "any operator")).strip()]
         parts += [f"opset {self.opset}"] if self.opset else []
         parts += [f"rank {self.rank}"] if self.rank else []
+        parts += [f"{self.operands} inputs or more"] if self.operands else []
         parts += [f"{name} {' or '.join(map(str, values))}" for name, values in self.where.items()]
         parts += [f"{k} other than {' or '.join(map(str, v))}" if v else k for k, v in self.beyond.items()]
         return ", ".join(parts)
@@ -161,6 +164,8 @@ class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         if node.domain not in _DOMAINS or (self.ops and node.op_type not in self.ops):
             return False
         if self.rank and _rank(node) != self.rank:
+            return False
+        if sum(value is not None for value in node.inputs) < self.operands:
             return False
         wanted = frozenset[ir.DataType]().union(*(TYPES[name] for name in self.types))
         if wanted and not any(v is not None and v.dtype in wanted for v in (*node.inputs, *node.outputs)):
@@ -257,6 +262,25 @@ class ComputedScales(
                 yield Match(node)
 
 
+class Antialiased(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="antialiased"):
+    """Resizes with antialias that make an axis smaller, or may: of an enlargement it changes nothing."""
+
+    @property
+    def told(self) -> str:
+        """In a listing."""
+        return "Resize with antialias to a smaller size"
+
+    def matches(self, model: ir.Model) -> Iterator[Match]:
+        """See the class."""
+        for node in _nodes(model):
+            if node.domain not in _DOMAINS or node.op_type != "Resize" or not _value(node, "antialias"):
+                continue
+            before, after = (None if v is None else v.shape for v in (node.inputs[0], node.outputs[0]))
+            known = before is not None and after is not None and before.is_static() and after.is_static()
+            if not known or any(a < b for a, b in zip(after.numpy(), before.numpy(), strict=True)):  # type: ignore[union-attr]
+                yield Match(node)
+
+
 class ZeroScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="zero-scale"):
     """QuantizeLinear and DequantizeLinear with a constant scale that holds a zero (or less)."""
 
@@ -314,9 +338,13 @@ Condition = (
     | NarrowGrid
     | RoundedScales
     | ComputedScales
+    | Antialiased
     | ZeroScale
     | QuantizedActivations
 )
+
+WHOLE: Final = (Always, Invalid, Opset)
+"""Conditions on a graph as a whole, or on none."""
 
 
 def typed(model: ir.Model) -> ir.Model:
@@ -358,7 +386,7 @@ def _pixels(image: ir.Value | None, bits: int) -> str:
 def _scaled(
     model: ir.Model,
 ) -> Iterator[tuple[ir.Node, np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None, list[int] | None]]:
-    """Each Resize by scales, with its constant factors and its input's static shape, as far as known."""
+    """Each Resize by scales, with its constant factors and the static sizes they scale, as far as known."""
     for node in _nodes(model):
         if node.domain not in _DOMAINS or node.op_type != "Resize":
             continue
@@ -368,4 +396,8 @@ def _scaled(
         if scales is None or (factors is not None and factors.size == 0):
             continue
         shape = None if node.inputs[0] is None else node.inputs[0].shape
-        yield node, factors, None if shape is None or not shape.is_static() else list(shape.numpy())
+        if shape is None or not shape.is_static():
+            yield node, factors, None
+            continue
+        axes = node.attributes.get_ints("axes", range(len(shape)))
+        yield node, factors, [shape.numpy()[axis] for axis in axes]

@@ -67,6 +67,11 @@ def _transposed() -> ir.Model:
     )
 
 
+def _pool() -> ir.Model:
+    shapes = {"x": (F32, [1, 2, 7, 10])}, {"y": (F32, [1, 2, 4, 5])}
+    return one("MaxPool", *shapes, kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_LOWER")
+
+
 def _sampler() -> ir.Model:
     inputs = {"x": (F16, IMAGE), "grid": (F16, [1, 6, 9, 2])}
     return one("GridSample", inputs, {"y": (F16, IMAGE)})
@@ -176,6 +181,7 @@ SCENARIOS = (
     ),
     _tvm("tvm-resize-rounds", _resize(scales=[1, 1, 1.3, 1.3]), wrong_in_tvm),
     _tvm("tvm-resize-computed", _computed, refused_by_tvm),
+    _tvm("tvm-pool-same-lower", _pool, wrong_in_tvm),
     _tvm("tvm-conv-transpose-shape", _transposed, wrong_in_tvm),
     _tvm("tvm-half-grid-sample", _sampler, _gives_float32, Action.REWRITE, mended=_keeps_float16),
     _tvm("tvm-no-rule", _swish, refused_by_tvm),

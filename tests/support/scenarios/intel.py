@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx import helper
 
 from superlower.doctor.rules import Action
 from superlower.targets.base import Precision
@@ -16,14 +21,19 @@ from support.scenarios.base import (
     I8,
     Scenario,
     convolution,
+    feeds,
+    graph,
     one,
     quantized,
     relu,
 )
 from support.scenarios.sdks import (
+    openvino_outputs,
     openvino_types,
+    ort_outputs,
     refused_by_openvino,
     refused_by_ort,
+    wrong_in_openvino,
 )
 
 NO_DEVICE = "needs an Intel GPU"
@@ -61,6 +71,60 @@ def deform_conv() -> ir.Model:
     """A 3x3 deformable convolution."""
     inputs = {"x": (F32, [1, 4, 8, 8]), "w": (F32, [4, 4, 3, 3]), "o": (F32, [1, 18, 8, 8])}
     return one("DeformConv", inputs, {"y": (F32, [1, 4, 8, 8])}, pads=[1, 1, 1, 1])
+
+
+def resize(**attributes: Any) -> Callable[[], ir.Model]:
+    """Resize of [1, 2, 9, 8] to [1, 2, 6, 4]."""
+    inputs, constants = {"x": (F32, [1, 2, 9, 8])}, {"sizes": np.array([1, 2, 6, 4])}
+    order = ["x", "", "", "sizes"]
+    return lambda: one("Resize", inputs, {"y": (F32, None)}, constants, order=order, **attributes)
+
+
+def _pool() -> ir.Model:
+    shapes = {"x": (F32, [1, 2, 8, 8])}, {"y": (F32, None)}
+    options = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1}
+    return one("AveragePool", *shapes, count_include_pad=1, **options)
+
+
+def _past_the_end() -> ir.Model:
+    # The third window of 3 rows every 4 begins in the padding below 7 of them.
+    shapes = {"x": (F32, [1, 2, 7, 7])}, {"y": (F32, [1, 2, 2, 2])}
+    options = {"kernel_shape": [3, 3], "strides": [4, 4], "pads": [0, 0, 1, 1], "ceil_mode": 1}
+    return one("MaxPool", *shapes, opset=22, **options)
+
+
+def _pooled_too_often(model: ir.Model) -> None:
+    assert openvino_outputs(model, feeds(model))[0].shape == (1, 2, 3, 3)
+
+
+def _keeping_aspect() -> ir.Model:
+    shapes = {"x": (F32, [1, 2, 7, 9])}, {"y": (F32, None)}
+    how: dict[str, Any] = {"axes": [2, 3], "keep_aspect_ratio_policy": "not_larger"}
+    constants = {"sizes": np.array([11, 16])}
+    return one("Resize", *shapes, constants, order=["x", "", "", "sizes"], mode="nearest", **how)
+
+
+def _halves() -> ir.Model:
+    constants = {"s": np.array(1, np.float32), "z": np.array(3, np.uint8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="it"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    return graph(nodes, {"x": (F32, [1, 8])}, {"y": (F32, [1, 8])}, constants)
+
+
+def _not_to_even(model: ir.Model) -> None:
+    given = {"x": np.arange(8, dtype=np.float32)[None] + np.float32(0.5)}
+    assert np.abs(ort_outputs(model, given)[0] - openvino_outputs(model, given)[0]).max() == 1
+
+
+def _openvino(
+    rule: str,
+    model: Callable[[], ir.Model],
+    action: Action = Action.REFUSE,
+    without: Callable[[ir.Model], None] = wrong_in_openvino,
+) -> Scenario:
+    return Scenario(rule, model, action, "openvino", without=without, needs="openvino")
 
 
 SCENARIOS = (
@@ -146,6 +210,12 @@ SCENARIOS = (
         without=refused_by_openvino,
         needs="openvino",
     ),
+    _openvino("openvino-resize-antialias", resize(mode="linear", antialias=1)),
+    _openvino("openvino-resize-exclude-outside", resize(mode="cubic", exclude_outside=1)),
+    _openvino("openvino-resize-aspect", _keeping_aspect),
+    _openvino("openvino-pool-ceil", _pool),
+    _openvino("openvino-max-pool-ceil", _past_the_end, Action.WARN, _pooled_too_often),
+    _openvino("openvino-rounds-halves", _halves, Action.WARN, _not_to_even),
     Scenario(
         "openvino-s8s8",
         lambda: quantized(storage=I8),

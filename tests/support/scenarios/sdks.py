@@ -75,6 +75,13 @@ def openvino_types(model: ir.Model, **config: str) -> set[str]:
     }
 
 
+def wrong_in_openvino(model: ir.Model) -> None:
+    """Fails unless OpenVINO computes something else than ONNX Runtime, by far."""
+    given = feeds(model)
+    ours, theirs = ort_outputs(model, given)[0], openvino_outputs(model, given)[0]
+    assert ours.shape != theirs.shape or np.abs(ours - theirs).max() > 0.01
+
+
 def refused_by_openvino(model: ir.Model) -> None:
     """Fails unless OpenVINO can't read the model."""
     import openvino
