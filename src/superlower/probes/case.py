@@ -83,11 +83,5 @@ class Case:
                 return float("inf")
             with np.errstate(invalid="ignore"):
                 apart = np.abs(widen(found).astype(np.float64) - expected.astype(np.float64))
-            same = (widen(found) == expected) | (np.isnan(apart) & _both_nan(found, expected))
-            apart = np.where(same, 0.0, apart)
             worst = max(worst, float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0)))
         return worst
-
-
-def _both_nan(found: Array, expected: Array) -> NDArray[np.bool_]:
-    return np.isnan(widen(found).astype(np.float64)) & np.isnan(expected.astype(np.float64))

@@ -119,19 +119,16 @@ def _at(place: Any) -> Callable[..., Array]:
 
 
 def _pads(kind: Kind, x: Fed) -> Iterator[Case]:
+    # ONNX gives what comes before every axis, then what comes after; numpy axis by axis.
     before_after = ints(0, 0, 1, 2, 0, 0, 2, 1)
     widths = [(0, 0), (0, 0), (1, 2), (2, 1)]
     for mode in ("constant", "reflect", "edge", "wrap"):
-        yield probe(
-            "Pad",
-            mode,
-            OPSET,
-            kind,
-            [x, before_after],
-            _padded(widths, mode),
-            EXACT,
-            attributes={"mode": mode},
-        )
+
+        def padded(a: Array, _: Array, mode: Any = mode) -> Array:
+            return np.pad(a, widths, mode=mode)
+
+        given = {"mode": mode}
+        yield probe("Pad", mode, OPSET, kind, [x, before_after], padded, EXACT, attributes=given)
     value: list[Input] = [x, before_after, fixed(kind, 0.5)]
 
     def with_value(a: Array, *_: object) -> Array:
@@ -144,12 +141,6 @@ def _pads(kind: Kind, x: Fed) -> Iterator[Case]:
     some: list[Input] = [x, ints(1, 2), None, ints(3)]
     last = [(0, 0), (0, 0), (0, 0), (1, 2)]
     yield probe("Pad", "axes", OPSET, kind, some, lambda a, *_: np.pad(a, last), EXACT)
-
-
-def _padded(widths: list[tuple[int, int]], mode: Any) -> Callable[..., Array]:
-    # ONNX's widths are all that come before, then all after; its modes have numpy's names and meanings.
-    given = [(widths[i][0], widths[i][1]) for i in range(4)]
-    return lambda a, _: np.pad(a, given, mode=mode)
 
 
 def _pixels(kind: Kind) -> Iterator[Case]:
