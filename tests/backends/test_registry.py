@@ -19,7 +19,7 @@ from superlower.errors import BadInputError
 from superlower.ir import save
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
-OURS = {"onnxruntime", "openvino", "tvm", "tensorrt-rtx"}
+OURS = {"onnxruntime", "openvino", "tvm", "tensorrt", "tensorrt-rtx"}
 
 
 def install(site: Path, name: str, entry_points: dict[str, str], group: str = "superlower.backends") -> None:
