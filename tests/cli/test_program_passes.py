@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def test_listed() -> None:
     (entry,) = (e for e in superlower("passes", "--json").json if e["name"] == "hoist-frames")
     assert entry["summary"] == (HoistFrames.__doc__ or "").splitlines()[0]
-    assert entry["options"] == {"ends": True}
+    assert entry["options"] == {"ends": True, "sums": False}
 
 
 def test_explained_with_what_it_gains(folder: Path) -> None:
@@ -49,7 +49,11 @@ def test_compiled(folder: Path, tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.stderr
     bundle = Bundle.open(tmp_path / "bundle")
     first = bundle.manifest.passes[0]
-    assert (first.graph, first.name, first.options) == ("window", "hoist-frames", {"ends": "True"})
+    assert (first.graph, first.name, first.options) == (
+        "window",
+        "hoist-frames",
+        {"ends": "True", "sums": "False"},
+    )
     assert set(bundle.manifest.variants[0].engines) == {"of_frame", "step", "step_ends"}
     measured = bundle.manifest.variants[0].measured
     assert measured is not None

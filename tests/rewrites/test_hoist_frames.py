@@ -175,6 +175,15 @@ class TestSeveralFrames:
         assert made["of_frame_0_1_2"].when == "t < T - 1"
         assert made["step"].when == "t >= 2 and t < T - 1"
 
+    def test_the_equation_of_the_ends_is_left_to_itself(self) -> None:
+        """It computes pairs twice of the two frames it is for: a second run must not find those worth it."""
+        g = WindowBuilder()
+        xs = [g.net(x) for x in g.frames(0, 1, 2)]
+        pairs = [g.net(g.Concat(a, b, axis=1), 5, 8) for a, b in itertools.pairwise(xs)]
+        model = window(g, g.conv(g.Concat(*pairs, axis=1), 8, 3, 9), (0, 1, 2), Edge.ZEROS)
+        made = equations(hoist(model).model)
+        assert made["step_ends"].when == "t >= T - 2"
+
     def test_a_pair_in_the_other_order_is_another_function(self) -> None:
         g = WindowBuilder()
         a, b, c = g.frames(-1, 0, 1)
@@ -385,3 +394,33 @@ def windows(draw: st.DrawFn) -> tuple[TemporalModel, int]:
 def test_any_window(drawn: tuple[TemporalModel, int]) -> None:
     model, length = drawn
     hoist(model, lengths=(length,))
+
+
+class TestSums:
+    """Alignment to the middle frame: each neighbour's features joined to its own, one convolution for all."""
+
+    def model(self) -> TemporalModel:
+        g = WindowBuilder()
+        features = [g.net(x) for x in g.frames(-1, 0, 1)]
+        aligned = [g.Relu(g.conv(g.Concat(f, features[1], axis=1), 8, 4, 7)) for f in features]
+        return window(g, g.conv(g.Concat(*aligned, axis=1), 12, 3, 9), (-1, 0, 1))
+
+    def test_terms_of_one_frame_are_hoisted(self) -> None:
+        model = self.model()
+        plain = HoistFrames().run(model).model
+        assert ops(plain, "step").count("Conv") == 4
+        result = HoistFrames(sums=True).run(model)
+        # The net and the neighbour's term once a frame; the middle frame's term is one for all three.
+        assert ops(result.model, "of_frame").count("Conv") == 3
+        assert ops(result.model, "step").count("Conv") == 2
+        assert ops(result.model, "step").count("Add") == 3
+        assert HoistFrames(sums=True).run(result.model).model is result.model
+        for old, new in zip(run(model, clip(4))[0], run(result.model, clip(4))[0], strict=True):
+            # 72 products of two numbers below 4, summed in another order, and 108 sums of those.
+            np.testing.assert_allclose(new, old, rtol=0, atol=2 * 72 * 16 * 2.0**-24 * 4)
+
+    def test_convolutions_with_nothing_in_common_stay(self) -> None:
+        g = WindowBuilder()
+        a, b = g.frames(-1, 0)
+        model = window(g, g.conv(g.Concat(a, b, axis=1), 6, 3, 9), (-1, 0))
+        assert not HoistFrames(sums=True).run(model).applied.changed

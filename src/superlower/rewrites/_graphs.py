@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +23,12 @@ from superlower.rewrites._stack_rules import outputs_of
 from superlower.rewrites._stacks import Site, State, whole
 
 
-def read_graph(table: Table, model: ir.Model, reads: Mapping[str, Read]) -> dict[str, At]:
+def read_graph(
+    table: Table,
+    model: ir.Model,
+    reads: Mapping[str, Read],
+    instead: Callable[[Site], Sequence[State] | None] = lambda _: None,
+) -> dict[str, At]:
     """The graph's outputs, by name.
 
     Batched computation of frames is taken apart on the way (`_stack_rules`) as long as its parts repeat.
@@ -31,6 +36,7 @@ def read_graph(table: Table, model: ir.Model, reads: Mapping[str, Read]) -> dict
     Args:
         model: with static shapes inferred, and constants folded.
         reads: graph input -> what an equation reads there.
+        instead: asked first what a node's outputs are; None where it has nothing to say.
 
     Raises:
         UnreadableError: calls of functions, bodies of If or Loop, sizes that aren't static.
@@ -49,7 +55,7 @@ def read_graph(table: Table, model: ir.Model, reads: Mapping[str, Read]) -> dict
         kinds = [_kind(value) for value in node.outputs[: operator.outputs]]
         shapes, dtypes = tuple(shape for shape, _ in kinds), tuple(dtype for _, dtype in kinds)
         site = Site(table, operator, operands, shapes, dtypes, str(node.name or node.op_type))
-        made = outputs_of(site)
+        made = instead(site) or outputs_of(site)
         if made is None:
             plain = [None if o is None else whole(table, o) for o in operands]
             made = table.apply(operator, plain, shapes, dtypes, site.hint)

@@ -24,8 +24,11 @@ OFTEN = 1.25
 """Computations for each element that make a stream of it: what only a clip's first frames have in common, or
 every fourth frame or so, isn't worth a graph of its own."""
 
-SHORTEST = 100
-"""Frames of the clip that these are counted over, at least."""
+SELDOM = 0.05
+"""Computations saved a frame that aren't worth it either, however often an element is computed again."""
+
+SHORTEST = 1000
+"""Frames of the clip that these are counted over, at least: its ends must not weigh."""
 
 VIEWS = frozenset(
     {
@@ -153,13 +156,13 @@ def _worth(
         for at in walk(outputs.values()):
             if at.expression.reads and (name not in apart or commutes(at.expression, program)):
                 places.setdefault(at.expression, set()).add((name, at.shift))
-    again = _Recomputed(program)
+    again = Recomputed(program)
     costs: dict[Expression, bool] = {}
     found = (e for e, where in places.items() if again.worth(frozenset(where)))
     return frozenset(e for e in found if e.op not in VIEWS and _costly(e, costs))
 
 
-class _Recomputed:
+class Recomputed:
     """How often elements are computed again, over a clip that is long beside all that it begins with."""
 
     def __init__(self, program: Program) -> None:
@@ -175,7 +178,9 @@ class _Recomputed:
         if places not in self.known:
             computed = [t + shift for name, shift in places for t in self.times[name]]
             inside = [t for t in computed if t in self.frames]
-            self.known[places] = len(inside) >= OFTEN * len(set(inside)) > 0
+            elements = len(set(inside))
+            saved = len(inside) - elements
+            self.known[places] = saved >= max((OFTEN - 1) * elements, SELDOM * len(self.frames))
         return self.known[places]
 
 

@@ -18,6 +18,7 @@ from superlower.program.model import Edge, Equation, Program, Read, Stream, Temp
 from superlower.rewrites._expressions import At, Expression, Table, UnreadableError
 from superlower.rewrites._graphs import read_graph, write_graph
 from superlower.rewrites._plan import Plan, Span, frontier, plan
+from superlower.rewrites._sums import Sums
 from superlower.rewrites.base import ProgramPass, Rewritten
 
 
@@ -57,6 +58,9 @@ class HoistFrames(ProgramPass):
 
     Attributes:
         ends: hoist also what takes a second graph for the frames near the clip's ends.
+        sums: take convolutions over joined channels apart, Conv(Concat(a, b)) as Conv(a) + Conv(b), where a
+            term is computed again: at another t, or in the same graph. EDVR's alignment joins each frame's
+            features to the middle one's. Sums are then rounded in another order, and streams are more.
     """
 
     name: ClassVar[str] = "hoist-frames"
@@ -67,12 +71,13 @@ class HoistFrames(ProgramPass):
         "layers by up to 10 roundings of 2^-24: 4.2e-5",
     )
     ends: bool = True
+    sums: bool = False
 
     def run(self, model: TemporalModel) -> Rewritten:
         """See the class."""
         program = model.program
         refused: list[Site] = []
-        equations = _read(model, refused)
+        equations = _read(model, refused, self.sums)
         if equations is None:
             return Rewritten(model, Applied(refused=tuple(refused)))
         chosen = plan(program, equations, self.ends)
@@ -86,24 +91,31 @@ class HoistFrames(ProgramPass):
         return Rewritten(hoisted, Applied(_sites(hoisted.program, program), tuple(refused)))
 
 
-def _read(model: TemporalModel, refused: list[Site]) -> dict[str, dict[str, At]] | None:
+def _read(model: TemporalModel, refused: list[Site], sums: bool) -> dict[str, dict[str, At]] | None:
     """Equation -> graph output -> value, for those that can be read; None if graphs are of several opsets."""
     imports = {tuple(sorted(graph.opset_imports.items())) for graph in model.graphs.values()}
     if len(imports) > 1:
         refused.append(Site(model.program.name, "graphs are of several opsets: run convert-opset first"))
         return None
-    table = Table()
     clean: dict[str, ir.Model] = {}
-    found = {}
+    for name, graph in model.graphs.items():
+        folded = graph.clone()
+        FoldConstants().run(folded)
+        clean[name] = infer_shapes(folded)
+    table, found = Table(), {}
     for equation in model.program.equations:
-        if equation.graph not in clean:
-            folded = model.graphs[equation.graph].clone()
-            FoldConstants().run(folded)
-            clean[equation.graph] = infer_shapes(folded)
         try:
             found[equation.name] = read_graph(table, clean[equation.graph], equation.reads)
         except UnreadableError as error:
             refused.append(Site(equation.name, str(error)))
+    if sums:
+        terms = Sums(model.program)
+        readable = [e for e in model.program.equations if e.name in found]
+        for equation in readable:
+            read_graph(table, clean[equation.graph], equation.reads, terms.count(equation.name))
+        for equation in readable:
+            split = terms.split(equation.name)
+            found[equation.name] = read_graph(table, clean[equation.graph], equation.reads, split)
     return found
 
 
