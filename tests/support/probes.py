@@ -31,7 +31,7 @@ class Ran:
 
 
 def run(model: ir.Model, feeds: Mapping[str, Array]) -> Ran:
-    """The model in ONNX Runtime, on one thread, without its graph optimisations: the operator's own kernel."""
+    """The model in ONNX Runtime on one thread, without graph optimisations: the operator's own kernel."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
