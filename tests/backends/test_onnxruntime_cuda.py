@@ -68,7 +68,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
     monkeypatch.setattr(Session, "fallback", True)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cuda.PROVIDER])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load"), raising=False)
     monkeypatch.setattr(OnnxRuntime, "versions", lambda _: {"onnxruntime": "1.26.0"})
     monkeypatch.setattr(cuda, "Driver", Driver)
     return Session
@@ -89,9 +89,11 @@ def test_it_is_loaded_onto_the_gpu_of_its_architecture(
     warp_step_feeds: dict[str, np.ndarray[Any, Any]],
     gpu: type[Session],
     tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     artifact = _compile(warp_step_model, tmp_path, cudnn_conv_algo_search="HEURISTIC", enable_mem_pattern="0")
     session = BACKEND.load(artifact, tmp_path)
+    assert capfd.readouterr().out == "", "stdout is for data"
     assert gpu.given == [
         (cuda.PROVIDER, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "device_id": "1"}),
         "CPUExecutionProvider",

@@ -6,6 +6,8 @@ Sessions on CUDA were never run here, for want of a GPU: what is tested is what 
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -142,7 +144,9 @@ def preload() -> None:
     import onnxruntime
 
     if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
+        # It prints what it doesn't find, and stdout is for data.
+        with contextlib.redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
 
 
 def require_cuda(session: Any) -> None:
