@@ -15,7 +15,7 @@ from typing import ClassVar, cast
 import msgspec
 import onnx_ir as ir
 
-from superlower.backends import probe, tables
+from superlower.backends import limits, probe, tables
 from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Support
 from superlower.backends.process import LOG, build_in_subprocess
 from superlower.backends.sdk import (
@@ -93,10 +93,11 @@ class TensorRt:
         reason = self.serves(target, precision)
         if reason is not None:
             return [NodeSupport(n.node, n.op, Support.UNSUPPORTED, reason) for n in probe.native(model)]
-        told = tables.instead(self, model, target, precision)
+        known = limits.asked(limits.context(self, target, precision))
+        told = tables.instead(self, model, target, precision, known)
         device = _any_device() if told is None else None
         if device is None:
-            return told or tables.from_table(self, documented(self), model, target, precision)
+            return told or tables.from_table(self, documented(self), model, target, precision, known)
         question = probes.Question(
             backend=f"{__name__}:{type(self).__name__}",
             sdk=SDK,
