@@ -9,12 +9,14 @@ import pytest
 
 from superlower.backends.base import Support
 from superlower.backends.openvino import OpenVino
+from superlower.backends.openvino_build import compute_in
 from superlower.backends.openvino_deform import make_core
 from superlower.ir import serialize
 from superlower.probes.case import Case, widen
 from superlower.probes.cases.deform_conv import cases
 from superlower.targets.base import Precision, Target
 from support.deform import Deform
+from support.graphs import GraphBuilder
 
 openvino = pytest.importorskip(
     "openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'"
@@ -41,6 +43,19 @@ def test_every_probe_is_passed_from_written_ir(case: Case, tmp_path: Path) -> No
 def test_covered_natively(cpu_target: Target) -> None:
     (node,) = OpenVino().coverage(Deform().model(), cpu_target, Precision.FP32)
     assert node.support is Support.NATIVE
+
+
+def test_offsets_stay_in_fp32_where_products_are_bf16() -> None:
+    """Of two convolutions, one makes the offsets: rounded to 8 bits they would be off by parts of a pixel."""
+    g = GraphBuilder()
+    x = g.input("x", 1, 4, 8, 8)
+    offset = g.Conv(x, g.const(np.ones((18, 4, 3, 3))), pads=[1, 1, 1, 1])
+    features = g.Conv(x, g.const(np.ones((4, 4, 3, 3))), pads=[1, 1, 1, 1])
+    aligned = g.DeformConv(features, g.const(np.ones((4, 4, 3, 3))), offset, pads=[1, 1, 1, 1])
+    model = make_core().read_model(serialize(g.model(aligned)))
+    assert compute_in(model, "bf16") == 1
+    (op,) = (op for op in model.get_ops() if op.get_type_name() == "DeformableConvolution")
+    assert op.input_value(1).get_node().input_value(0).get_element_type().get_type_name() == "f32"
 
 
 def test_without_the_conversion_it_is_refused() -> None:

@@ -140,7 +140,6 @@ RULES = (
         (CLAMP_BORDER, NATIVE),
         "by rule: its fast sampler is bilinear with zeros",
     ),
-    Rule("openvino", "cpu", "DeformConv", _SAMPLED, "by rule: its importer has no DeformConv"),
     Rule("tvm", "cpu", "DeformConv", _SAMPLED, "by rule: its importer has no DeformConv"),
 )
 """For what no measurement is stored of."""

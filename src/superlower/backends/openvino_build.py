@@ -24,6 +24,7 @@ WEIGHTS = "model.bin"
 BLOB = "model.blob"
 
 _WHOLE = re.compile(r"-?[0-9]+")
+_SAMPLERS = ("GridSample", "DeformableConvolution")
 _COMPUTE = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 
 
@@ -163,9 +164,9 @@ def compute_in(model: Any, element_type: str) -> int:
 
 
 def _grid_ancestors(model: Any) -> set[str]:
-    """Friendly names of the operations that some GridSample's grid is computed from."""
+    """Friendly names of the operations that some sampler's grid or offsets are computed from."""
     pending = [
-        op.input_value(1).get_node() for op in model.get_ordered_ops() if op.get_type_name() == "GridSample"
+        op.input_value(1).get_node() for op in model.get_ordered_ops() if op.get_type_name() in _SAMPLERS
     ]
     found: set[str] = set()
     while pending:
