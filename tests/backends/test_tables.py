@@ -252,7 +252,8 @@ class TestHidden:
         [
             (Verdict.WRONG, "1.0", True),
             (Verdict.FAILED, "1.0", True),
-            (Verdict.REFUSED, "1.0", False),  # The SDK itself says what it refuses.
+            (Verdict.REFUSED, "1.0", True),
+            (Verdict.REFUSED, "0.9", False),
             (Verdict.RIGHT, "1.0", False),
             (Verdict.WRONG, "0.9", False),
         ],
@@ -271,6 +272,17 @@ class TestHidden:
         ask = tables.known_wrong(lambda _: None, Demo(), CPU)  # type: ignore[arg-type]
         assert (ask(graph("y = Abs(x)")) is not None) is refused
         assert ask(graph("y = Abs(x)" if verdict is Verdict.RIGHT else "y = Neg(x)")) is None
+
+    def test_what_some_probes_of_a_key_refuse_is_the_sdks_to_say(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(tables.FOLDER, str(tmp_path))
+        known = table(
+            result("y = Abs(x)", Verdict.REFUSED, "a", detail="no"), result("y = Abs(x)", Verdict.RIGHT, "b")
+        )
+        write(known, tmp_path / tables.file_name("demo", "cpu"))
+        ask = tables.known_wrong(lambda _: None, Demo(), CPU)  # type: ignore[arg-type]
+        assert ask(graph("y = Abs(x)")) is None
 
     def test_not_of_a_setting_that_is_only_near(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

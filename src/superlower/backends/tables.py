@@ -98,6 +98,7 @@ class Asked:
 
     def __init__(self, table: Table) -> None:
         self.table = table
+        self._taken_keys = {r.key for r in table.results if r.answers and r.verdict in _TAKEN}
         self._answers: dict[str, Answer] = {}
 
     def about(self, node: ir.Node, opset: int) -> Answer:
@@ -129,10 +130,14 @@ class Asked:
         return why(answer) if answer.verdict not in _TAKEN else None
 
     def hidden(self, model: ir.Model) -> str | None:
-        """What the SDK takes and gets wrong, or fails to run: of nodes in just a setting that was probed."""
+        """What the SDK may take and then gets wrong, fails to run or doesn't build, in just a probed setting.
+
+        Where probes of one key came out differently, what it refuses is left to the SDK to say.
+        """
         for node, opset in _nodes(model):
             answer = self.about(node, opset)
-            if answer.exact and answer.verdict in _HIDDEN:
+            never = answer.exact and str(key_of(node, opset)) not in self._taken_keys
+            if never or (answer.exact and answer.verdict in _HIDDEN):
                 return why(answer)
         return None
 
@@ -176,7 +181,7 @@ def forced() -> bool:
 
 
 def known_wrong(ask: probe.Ask, backend: Backend, target: Target) -> probe.Ask:
-    """An SDK's answers, but what it hides is refused: wrong results and failures when run, as probed.
+    """An SDK's answers, but what it hides is refused: wrong results and late failures, as probed.
 
     Only a table of the very version that is here counts.
 
