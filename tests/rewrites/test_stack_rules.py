@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
+from superlower.ir import serialize
 from superlower.program.model import TemporalModel
 from superlower.rewrites.hoist_frames import HoistFrames
 from support.windows import SIDE, WindowBuilder, clip, run, window
@@ -123,6 +125,8 @@ def all_ops(model: TemporalModel, graph: str) -> set[str]:
 
 
 def same(before: TemporalModel, after: TemporalModel) -> None:
+    for graph in after.graphs.values():
+        onnx.checker.check_model(serialize(graph.clone()), full_check=True)
     for old, new in zip(run(before, clip(4))[0], run(after, clip(4))[0], strict=True):
         # 3 means of tanh, each within 10 roundings of 2^-24 in either batch, times weights below 2.
         np.testing.assert_allclose(new, old, rtol=0, atol=3 * 2 * 2 * 10 * 2.0**-24)

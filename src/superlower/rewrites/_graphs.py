@@ -149,7 +149,8 @@ class _Writer:
             if expression not in self.constants:
                 name = self._fresh(expression.hint or "constant")
                 value = _typed(ir.Value(name=name), *kind, name)
-                value.const_value = ir.tensor(np.ascontiguousarray(expression.constant), name=name)
+                # Not ascontiguousarray, which makes a list of a scalar.
+                value.const_value = ir.tensor(np.array(expression.constant, order="C"), name=name)
                 self.constants[expression] = value
             return self.constants[expression]
         name_of_input = self.leaf(at)

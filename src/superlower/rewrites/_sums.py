@@ -36,8 +36,7 @@ class Sums:
         def note(site: Site) -> Sequence[State] | None:
             parts = _parts(site)
             if parts:
-                operands = [None if o is None else whole(site.table, o) for o in site.operands]
-                (made,) = site.table.apply(site.operator, operands, site.shapes, site.dtypes, site.hint)
+                made = _term(site, parts, range(len(parts)))
                 self.places.setdefault(made.expression, set()).add((equation, made.shift))
                 for i in range(len(parts)):
                     term = _term(site, parts, [i])
@@ -52,9 +51,7 @@ class Sums:
 
         def made(site: Site) -> Sequence[State] | None:
             parts = _parts(site)
-            operands = [None if o is None else whole(site.table, o) for o in site.operands]
-            (joined,) = site.table.apply(site.operator, operands, site.shapes, site.dtypes, site.hint)
-            if not parts or self._worth(joined):
+            if not parts or self._worth(_term(site, parts, range(len(parts)))):
                 return None
             shared = [i for i in range(len(parts)) if self._shared(equation, _term(site, parts, [i]))]
             if not shared:
