@@ -64,7 +64,10 @@ def test_parameters(frames: int, sizes: tuple[int, int], attention: bool, parame
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 
-@pytest.mark.parametrize(("frontend", "name", "options"), PUBLISHED, ids=["m", "l-without-tsa"])
+@pytest.mark.parametrize(
+    ("frontend", "name", "options"),
+    [pytest.param(*PUBLISHED[0], id="m"), pytest.param(*PUBLISHED[1], id="l", marks=pytest.mark.slow)],
+)
 def test_network_and_graph_equal_the_reference(
     frontend: Edvr, name: str, options: dict[str, str], oracles: Path, caller
 ) -> None:
@@ -82,16 +85,18 @@ def test_network_and_graph_equal_the_reference(
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tsa": "no", "frames": "7"}],
-    ids=["five-frames", "seven-frames-without-tsa"],
+    [
+        pytest.param({"frames": "3"}, id="three-frames"),
+        pytest.param({"tsa": "no", "frames": "7"}, id="seven-frames", marks=pytest.mark.slow),
+    ],
 )
 def test_program_equals_the_network_over_a_clip(options: dict[str, str], caller) -> None:
     asked = request(11, 16, options={"features": "16", "blocks": "1", **options})
-    model = assert_program_equals_network(EdvrM(), asked, 5, caller, TOLERANCE)
+    model = assert_program_equals_network(EdvrM(), asked, 5, caller, TOLERANCE, shorter=[1])
     assert model.program.frame.padded == (12, 16)
-    assert analysis.analyze(model.program).latency == int(options.get("frames", 5)) // 2
+    assert analysis.analyze(model.program).latency == int(options["frames"]) // 2
     operators = [node.op_type for node in model.graphs["upscale"].graph]
-    assert operators.count("DeformConv") == 4 * int(options.get("frames", 5))
+    assert operators.count("DeformConv") == 4 * int(options["frames"])
     assert_order_matters(EdvrM(), asked, model, TOLERANCE)
 
 

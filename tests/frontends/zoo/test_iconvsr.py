@@ -63,9 +63,9 @@ def test_network_and_program_equal_the_reference(oracles: Path, caller) -> None:
 
 
 def test_program_equals_the_network_over_a_clip(caller) -> None:
-    """Seven frames: keyframes 0 and 5, whose window reaches over the end, and the last, 6."""
-    asked = request(36, 36, options={"blocks": "1"})
-    model = assert_program_equals_network(IconVsr(), asked, 7, caller, shorter=[2])
+    """Four frames: keyframes 0 and 2, whose window reaches over the end, and the last, 3."""
+    asked = request(36, 36, options={"blocks": "1", "stride": "2"})
+    model = assert_program_equals_network(IconVsr(), asked, 4, caller, shorter=[])
     assert model.graphs.keys() == {"flow", "extract", "backward", "backward_key", "forward", "forward_key"}
     facts = analysis.analyze(model.program)
     assert facts.latency is None

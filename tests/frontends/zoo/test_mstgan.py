@@ -37,7 +37,7 @@ def test_size_and_cost_are_the_published_ones() -> None:
     assert 2 * macs == pytest.approx(950e9, abs=5e9)
 
 
-@pytest.mark.parametrize("alignment", ["multi", "single"])
+@pytest.mark.parametrize("alignment", ["multi", pytest.param("single", marks=pytest.mark.slow)])
 def test_program_equals_the_network_over_a_clip(alignment: str, caller) -> None:
     asked = request(11, 16, options={"blocks": "1", "alignment": alignment})
     model = assert_program_equals_network(MstGan(), asked, 3, caller, shorter=[1])

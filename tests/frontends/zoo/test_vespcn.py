@@ -62,7 +62,7 @@ def test_network_and_graph_equal_the_reference(oracles: Path, caller) -> None:
     assert relative_error(found, expected) < THROUGH_ONNX
 
 
-@pytest.mark.parametrize("channels", ["1", "3"])
+@pytest.mark.parametrize("channels", [pytest.param("1", marks=pytest.mark.slow), "3"])
 def test_program_equals_the_network_over_a_clip(channels: str, caller) -> None:
     asked = request(17, 24, options={"channels": channels})
     model = assert_program_equals_network(Vespcn(), asked, 4, caller)
