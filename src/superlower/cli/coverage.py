@@ -183,14 +183,12 @@ def _document(cells: Sequence[Cell]) -> dict[str, object]:
 
 def _show(cells: Sequence[Cell]) -> None:
     names, rows = view.matrix(cells)
-    titles = [f"{row.backend} {row.precision}" for row in rows]
-    table = [[_cell(cell) for cell in row.cells] for row in rows]
-    if len(names) > len(titles):  # A terminal has more lines than columns.
-        print_table("coverage by target", ("", *titles), zip(names, *table, strict=True))
-    else:
-        print_table(
-            "coverage by target", ("", *names), ([t, *row] for t, row in zip(titles, table, strict=True))
-        )
+    for precision in dict.fromkeys(row.precision for row in rows):
+        shown = [row for row in rows if row.precision == precision]
+        if any(cell.unserved is None for row in shown for cell in row.cells):
+            # Five backends are narrower than ten targets, which a terminal has lines for.
+            lines = zip(names, *([_cell(cell) for cell in row.cells] for row in shown), strict=True)
+            print_table(f"coverage by target, {precision}", ("", *(row.backend for row in shown)), lines)
     operators, columns = view.by_operator(cells)
     # What is native throughout is said above; a column each of it would leave no room for the rest.
     telling = [column for column in columns if not column.native]
