@@ -184,14 +184,19 @@ class Nearest:
 
 def nearest(cells: Sequence[Cell]) -> tuple[Nearest, ...]:
     """What tables answered by the nearest probe, grouped; `count` is of nodes on one target."""
-    found: dict[tuple[str, str, str], Counter[str]] = {}
+    found: dict[tuple[str, str, str], Counter[tuple[str, str]]] = {}
     for cell in cells:
         for nodes in cell.graphs.values():
             for node in nodes:
                 probe = node.source.partition("; nearest probe: ")[2]
                 if probe:
-                    found.setdefault((cell.backend, node.op, probe), Counter())[cell.target] += 1
-    return tuple(Nearest(*key, max(n.values()), tuple(n)) for key, n in found.items())
+                    found.setdefault((cell.backend, node.op, probe), Counter())[
+                        cell.target, cell.precision
+                    ] += 1
+    return tuple(
+        Nearest(*key, max(n.values()), tuple(dict.fromkeys(target for target, _ in n)))
+        for key, n in found.items()
+    )
 
 
 def render(cells: Sequence[Cell], *, model: str, machine: str, versions: Mapping[str, str]) -> str:
