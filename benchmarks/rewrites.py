@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, dataclass
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -184,9 +185,9 @@ def measure_graph(name: str, sdk_name: str, size: tuple[int, int], rounds: int, 
 
 
 def measure_window(
-    name: str, sdk_name: str, size: tuple[int, int], rounds: int, folder: Path, progress: Progress
+    name: str, sums: bool, sdk_name: str, size: tuple[int, int], rounds: int, folder: Path, progress: Progress
 ) -> Row:
-    """A window model with seeded weights, as it is and hoisted, over a clip."""
+    """A window model with seeded weights, as it is and hoisted (with convolutions' terms), over a clip."""
     architecture = frontend(name)
     weights = fetch_weights("random:0", architecture)
     request = ExportRequest(
@@ -194,7 +195,7 @@ def measure_window(
     )
     before = architecture.export(request)
     frames = moving_texture(before.program.frame, FRAMES, 0)
-    after, _ = apply_to_program(before, [HoistFrames()])
+    after, _ = apply_to_program(before, [HoistFrames(sums=sums)])
     made = "ONNX Runtime on the graphs as given"
     golden = GoldenClip(tuple(frames), tuple(reference_outputs(before, frames)), "made up", made)
     jobs = plan_jobs([target("cpu")], [Precision.FP32], [sdk_name])
@@ -212,7 +213,14 @@ def measure_window(
         laps = take_turns({w: stopwatch(c) for w, c in ready.items()}, rounds=rounds, progress=progress)
     seconds = {which: [1000 * lap.seconds / FRAMES for lap in found] for which, found in laps.items()}
     gflop = [1e-9 * frame_flops(model) for model in (before, after)]
-    return _row(f"{name} hoisted", sdk_name, gflop, seconds["before"], seconds["after"], max(errors))
+    return _row(
+        f"{name} hoisted{', with sums' if sums else ''}",
+        sdk_name,
+        gflop,
+        seconds["before"],
+        seconds["after"],
+        max(errors),
+    )
 
 
 def _row(
@@ -269,14 +277,12 @@ def main() -> int:
                     place = Path(folder) / f"{sdk_name}-{i}"
                     place.mkdir()
                     rows.append(measure_graph(case, sdk_name, size, asked.rounds, place))
-                for model in models:
-                    # Untuned TVM code takes minutes a frame for a whole model.
-                    if sdk_name != "tvm":
-                        place = Path(folder) / f"{sdk_name}-{model}"
-                        place.mkdir()
-                        rows.append(
-                            measure_window(model, sdk_name, size, max(asked.rounds // 4, 2), place, bars)
-                        )
+                # Untuned TVM code takes minutes a frame for a whole model.
+                for model, sums in product(models if sdk_name != "tvm" else (), (False, True)):
+                    place = Path(folder) / f"{sdk_name}-{model}-{sums}"
+                    place.mkdir()
+                    turns = max(asked.rounds // 4, 2)
+                    rows.append(measure_window(model, sums, sdk_name, size, turns, place, bars))
         show(rows)
         path = write(
             "rewrites", size, {"machine": machine(names), "rows": [asdict(r) for r in rows]}, asked.output
