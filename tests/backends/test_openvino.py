@@ -331,9 +331,7 @@ def test_every_operator_without_a_rule_is_found(cpu_target: Target) -> None:
 
 
 def test_compiling_what_is_not_covered_names_it(cpu_target: Target, tmp_path: Path) -> None:
-    with pytest.raises(
-        UnsupportedOperatorError, match=r"openvino doesn't cover Det at node 'd'"
-    ) as caught:
+    with pytest.raises(UnsupportedOperatorError, match=r"openvino doesn't cover Det at node 'd'") as caught:
         BACKEND.compile(text(*LACKING), cpu_target, ONE_THREAD, tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "source.onnx").exists()
