@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from superlower.backends import onnxruntime, registry
 from support.command import superlower
 from support.models import recurrent, save_program, save_upscaler
 from support.wrong import Wrong, install
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C back: a suite started in the background has it ignored, and so has all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_a_name_claimed_twice_is_an_error_that_tells_both(tmp_path: Path) -> Non
     assert done.stdout.count("\n") == 1
 
 
-WITHOUT_SDKS = """
+WITHOUT_SDKS = '''
 import sys
 SDKS = {"openvino", "onnxruntime", "tvm", "tensorrt", "tensorrt_rtx", "torch"}
 
@@ -178,7 +178,7 @@ sys.meta_path.insert(0, Absent())
 import json, pkgutil, importlib
 import superlower.backends
 from superlower.backends.registry import backend, backends
-from superlower.errors import MissingSdkError
+import onnx_ir as ir
 from superlower.targets.base import Precision, Target
 
 for module in pkgutil.walk_packages(superlower.backends.__path__, "superlower.backends."):
@@ -188,17 +188,16 @@ target = Target(name="cpu", title="CPU", kind="cpu", architecture="x86-64", prec
 told = {}
 for each in backends():
     told[each.name] = {"missing": each.missing(), "versions": each.versions()}
-model = None  # coverage must refuse before it looks at the graph
+model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["": 19]>
+    g (float[1,3,8,8] x) => (float[1,3,8,8] y) { y = Relu(x) }""")
 for name in ("onnxruntime", "openvino"):
     told[name]["serves"] = backend(name).serves(target, Precision.FP32)
     told[name]["runnable"] = backend(name).runnable(target)
-    try:
-        backend(name).coverage(model, target, Precision.FP32)
-    except MissingSdkError as error:
-        told[name]["coverage"] = str(error)
+    (node,) = backend(name).coverage(model, target, Precision.FP32)
+    told[name]["coverage"] = [node.support, node.source]
 told["loaded"] = sorted(SDKS & {name.partition(".")[0] for name in sys.modules})
 print(json.dumps(told))
-"""
+'''
 
 
 def test_without_any_sdk_backends_are_listed_and_say_what_to_install() -> None:
@@ -213,7 +212,10 @@ def test_without_any_sdk_backends_are_listed_and_say_what_to_install() -> None:
     for name, package in (("onnxruntime", "onnxruntime"), ("openvino", "superlower[openvino]")):
         assert told[name]["missing"] == f"{name} isn't installed: pip install '{package}'"
         assert told[name]["serves"] is None
-        assert told[name]["coverage"] == told[name]["missing"] == told[name]["runnable"]
+        assert told[name]["missing"] == told[name]["runnable"]
+        support, source = told[name]["coverage"]
+        assert support == "native"
+        assert source.startswith("table: ")
 
 
 def test_listing_imports_no_sdk() -> None:

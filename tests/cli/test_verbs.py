@@ -347,10 +347,7 @@ class TestBasicVsr:
             assert ("onnxruntime", "cpu", graph) in served
         assert "unsupported" not in {n["support"] for n in nodes}
         assert {"GridSample", "Conv"} <= {n["op"] for n in nodes if n["graph"] == "forward"}
-        assert {row[:2] for row in map(tuple, outcome.json["unserved"])} == {
-            ("onnxruntime", "rtx3090"),
-            ("tensorrt-rtx", "cpu"),
-        }
+        assert {row[:2] for row in map(tuple, outcome.json["unserved"])} == {("tensorrt-rtx", "cpu")}
 
     def test_an_export_is_its_golden_clip_within_rounding(
         self, basicvsr_folder: Path, tmp_path: Path

@@ -7,13 +7,14 @@ import importlib
 import onnx_ir as ir
 import pytest
 
+from superlower.backends.registry import backend
 from superlower.doctor.examine import Findings, examine, unserved
 from superlower.doctor.rules import Action, Rule, rules
 from superlower.ir import infer_shapes
 from superlower.passes.pipelines import apply
 from support.scenarios import any as onnx_itself
 from support.scenarios import apache, intel, nvidia
-from support.scenarios.base import Scenario
+from support.scenarios.base import MEASURED, Scenario
 
 SCENARIOS = {s.rule: s for m in (onnx_itself, intel, nvidia, apache) for s in m.SCENARIOS}
 WITHOUT = [s for s in SCENARIOS.values() if s.without is not None]
@@ -68,7 +69,14 @@ def test_the_rule_acts_and_nothing_else_does_its_work(scenario: Scenario) -> Non
 def test_without_it_the_sdk_goes_wrong(scenario: Scenario) -> None:
     pytest.importorskip(scenario.needs, reason=f"{scenario.needs} isn't installed")
     assert scenario.without is not None
-    scenario.without(scenario.model())
+    installed = backend(scenario.backend).versions()
+    measured = MEASURED[scenario.backend]
+    try:
+        scenario.without(scenario.model())
+    except (AssertionError, pytest.fail.Exception):
+        if installed == measured:
+            raise
+        pytest.skip(f"measured with {measured}; {installed} doesn't show it: bound the rule's versions")
 
 
 @pytest.mark.parametrize("scenario", REWRITES, ids=name)

@@ -86,7 +86,7 @@ class OpenVino:
             return f"the {device} plug-in doesn't run {refused[0]}" if refused else None
 
         remembered = probe.remembered(ask, f"{self.name} {device}")
-        answers = tables.known_wrong(lambda asked: known(asked) or remembered(asked), self, target)
+        answers = tables.known_wrong(lambda asked: known(asked) or remembered(asked), self, target, known)
         return probe.coverage(model, answers, self.legalize(target, precision))
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:

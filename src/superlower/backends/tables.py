@@ -180,13 +180,16 @@ def forced() -> bool:
     return os.environ.get(FORCED) == "1"
 
 
-def known_wrong(ask: probe.Ask, backend: Backend, target: Target) -> probe.Ask:
+def known_wrong(
+    ask: probe.Ask, backend: Backend, target: Target, limits: probe.Ask = lambda _: None
+) -> probe.Ask:
     """An SDK's answers, but what it hides is refused: wrong results and late failures, as probed.
 
     Only a table of the very version that is here counts.
 
     Args:
         ask: asks the SDK.
+        limits: what is known without asking, whose reasons are told before the table's.
     """
     table = table_for(backend.name, target)
     if table is None or dict(table.sdk) != dict(backend.versions()):
@@ -194,7 +197,8 @@ def known_wrong(ask: probe.Ask, backend: Backend, target: Target) -> probe.Ask:
     asked = Asked(table)
 
     def answered(model: ir.Model) -> str | None:
-        return asked.hidden(model) or ask(model)
+        hidden = asked.hidden(model)
+        return ask(model) if hidden is None else limits(model) or hidden
 
     return answered
 

@@ -205,5 +205,5 @@ def cover(fields: dict[str, object], workdir: Path) -> dict[str, object]:
     with on_device(question.device) as device:
         if device is not None:
             sdk.register_plugins()
-        found = probe.coverage(model, tables.known_wrong(ask, backend, question.target), passes)
+        found = probe.coverage(model, tables.known_wrong(ask, backend, question.target, known), passes)
     return {"nodes": [msgspec.to_builtins(Covered(n.node, n.op, n.support, n.detail)) for n in found]}

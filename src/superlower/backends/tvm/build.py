@@ -74,7 +74,7 @@ def coverage(request: dict[str, object], workdir: Path) -> dict[str, object]:
     passes = Tvm().legalize(target, precision)
     known = limits.asked(limits.context(Tvm(), target, precision))
     ask = tables.known_wrong(
-        probe.remembered(lambda model: known(model) or _refusal(model), "tvm"), Tvm(), target
+        probe.remembered(lambda model: known(model) or _refusal(model), "tvm"), Tvm(), target, known
     )
     found = probe.coverage(ir.load(str(request["model"])), ask, passes)
     return {"nodes": msgspec.to_builtins(found)}
