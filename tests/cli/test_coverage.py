@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from superlower.backends import tables
+from superlower.backends.onnxruntime import OnnxRuntime
 from superlower.probes.cases import cases
 from superlower.probes.tables import read
 from superlower.targets.catalog import target, targets
@@ -150,6 +151,31 @@ class TestTables:
         assert outcome.code == 2
         assert "can't write probe tables" in outcome.error
 
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            (None, "no probe tables in .*tables: --refresh-tables --tables .* writes some"),
+            ("{bad", "onnxruntime-cpu.json is no probe table of format 1: JSON is malformed"),
+        ],
+    )
+    def test_a_folder_without_tables_that_can_be_read(
+        self, text: str | None, reason: str, lone: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "tables"
+        if text is not None:
+            folder.mkdir()
+            (folder / "onnxruntime-cpu.json").write_text(text)
+        outcome = superlower("coverage", lone, *ORT, "--tables", folder)
+        assert outcome.code == 2
+        assert re.search(reason, outcome.error)
+
+    def test_nothing_that_could_be_probed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(OnnxRuntime, "missing", lambda self: "it isn't installed: pip install it")
+        outcome = superlower("coverage", "--refresh-tables", "--tables", tmp_path, *ORT[:2], "--json")
+        assert outcome.code == 6
+        assert outcome.error == "nothing could be probed: it isn't installed: pip install it"
+        assert outcome.json["tables"][0]["path"] is None
+
     def test_neither_a_model_nor_tables_to_make(self) -> None:
         outcome = superlower("coverage")
         assert outcome.code == 2
@@ -168,6 +194,33 @@ def test_the_page_is_whole_and_loads_nothing(lone: Path, tmp_path: Path) -> None
     assert not re.search(r"url\(|@import|https?://", text)
     assert "no fp16 kernel on the CPU" in page.text
     assert "upscaler" in page.text
+
+
+def test_a_page_that_can_not_be_written_is_said_before_anything_is_asked(
+    lone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("superlower.cli.coverage.survey", lambda *_: pytest.fail("asked all the same"))
+    (tmp_path / "file").touch()
+    for page, reason in ((tmp_path, "it is a folder"), (tmp_path / "file" / "page.html", "File exists")):
+        outcome = superlower("coverage", lone, *ORT, "--html", page)
+        assert outcome.code == 2
+        assert outcome.error.startswith(f"can't write {page}: {reason}")
+
+
+def test_a_graph_that_makes_no_frame_can_be_asked_about(tmp_path: Path) -> None:
+    """A step of a recurrent model, say, of which nobody has written a program yet."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 9]) for name in "xhy"]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "h"], ["y"], name="add")], "g", values[:2], values[2:]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9),
+        tmp_path / "step.onnx",
+    )
+    outcome = superlower("coverage", tmp_path / "step.onnx", *ORT, "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.json["model"] == "step"
+    assert [(n["op"], n["support"]) for n in outcome.json["nodes"]] == [("Add", "native")]
 
 
 def test_json_is_one_document(lone: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import onnx_ir as ir
 import pytest
 
@@ -52,6 +53,9 @@ def test_written_tables_read_the_same_a_line_a_result(tmp_path: Path) -> None:
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="can't read the probe table"):
         read(tmp_path / "none.json")
+    write(msgspec.structs.replace(table(), format=2), tmp_path / "newer.json")
+    with pytest.raises(BadInputError, match=r"newer\.json is a probe table of format 2, not 1"):
+        read(tmp_path / "newer.json")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(BadInputError, match="is no probe table of format 1"):
         read(tmp_path / "bad.json")

@@ -25,13 +25,14 @@ from superlower.cli.common import (
     print_table,
 )
 from superlower.driver.coverage import Cell, survey
-from superlower.driver.probe import Refreshed, refresh
+from superlower.driver.probe import Refreshed, refresh, require_written
 from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError
 from superlower.frontends import onnx_files
 from superlower.probes.cases import cases
+from superlower.probes.tables import read
 from superlower.report import coverage as view
 from superlower.report.gather import machine
-from superlower.report.html import write_page
+from superlower.report.html import require_writable, write_page
 from superlower.targets.base import Precision
 from superlower.targets.catalog import targets as known_targets
 
@@ -75,29 +76,37 @@ def coverage(
     height, width = parse_size(size) if size else (None, None)
     if model is None and not refresh_tables:
         raise BadInputError("give a program folder or an .onnx file, or --refresh-tables")
-    loaded = onnx_files.load(model, height=height, width=width) if model is not None else None
+    if html is not None:
+        require_writable(html)
+    name, graphs = (
+        onnx_files.load_graphs(model, height=height, width=width) if model is not None else ("", {})
+    )
     document: dict[str, object] = {}
     with _tables(folder, forced=from_tables), Bars() as bars:
         if refresh_tables:
             found = refresh(chosen, folder or tables.shipped(), cases(), bars)
             document["tables"] = [_told(table) for table in found]
-        cells = survey(loaded.graphs, chosen, where, wanted, bars) if loaded is not None else []
-    if loaded is not None:
+        elif folder is not None:
+            _require_tables(folder)
+        cells = survey(graphs, chosen, where, wanted, bars) if model is not None else []
+    if model is not None:
         if backend_names:
             _require(cells)
-        document |= {"model": loaded.program.name, **_document(cells)}
+        document |= {"model": name, **_document(cells)}
         if html is not None:
             versions = {} if from_tables else {k: v for sdk in chosen for k, v in sdk.versions().items()}
-            page = view.render(cells, model=loaded.program.name, machine=machine(), versions=versions)
+            page = view.render(cells, model=name, machine=machine(), versions=versions)
             write_page(page, html)
     if json:
         print_json(document)
     else:
         if refresh_tables:
             _show_refreshed(found)
-        if loaded is not None:
+        if model is not None:
             _show(cells)
     _refuse(cells)
+    if refresh_tables:
+        require_written(found)
 
 
 @contextmanager
@@ -115,6 +124,15 @@ def _tables(folder: Path | None, *, forced: bool) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _require_tables(folder: Path) -> None:
+    """A folder given for its tables has some, and each can be read."""
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise BadInputError(f"no probe tables in {folder}: --refresh-tables --tables {folder} writes some")
+    for file in files:
+        read(file)
 
 
 def _require(cells: Sequence[Cell]) -> None:
@@ -136,8 +154,10 @@ def _refuse(cells: Sequence[Cell]) -> None:
     ]
     if bad:
         cell, graph, node = bad[0]
+        nodes = len({(graph, node.node) for _, graph, node in bad})
+        count = "1 node is unsupported," if nodes == 1 else f"{nodes} nodes are unsupported, the first"
         raise UnsupportedOperatorError(
-            f"{len(bad)} nodes are unsupported, the first {node.op} '{node.node}' of graph {graph} "
+            f"{count} {node.op} '{node.node}' of graph {graph} "
             f"by {cell.backend} on {cell.target}: {node.detail}"
         )
 

@@ -29,7 +29,7 @@ from superlower.doctor.fits import (
     read_driver,
 )
 from superlower.doctor.rules import Action, Rule, rules
-from superlower.driver.probe import refresh
+from superlower.driver.probe import refresh, require_written
 from superlower.errors import BadInputError, MissingSdkError
 from superlower.frontends.fetch import default_cache
 from superlower.probes.cases import cases
@@ -282,5 +282,4 @@ def _probe(chosen: Sequence[Backend], folder: Path, json: bool) -> None:
         )
         if written:
             console.print(f"{folder} can be sent in: SDK versions, processor, and what each operator gave")
-    if not written:
-        raise MissingSdkError(f"nothing could be probed: {'; '.join(dict.fromkeys(f.reason for f in found))}")
+    require_written(found)

@@ -27,7 +27,7 @@ from superlower.backends.sdk import require, require_served
 from superlower.driver import probe_child
 from superlower.driver.probe_child import Entry
 from superlower.driver.progress import Progress, Silent
-from superlower.errors import BadInputError, BuildFailedError, SuperlowerError
+from superlower.errors import BadInputError, BuildFailedError, MissingSdkError, SuperlowerError
 from superlower.ir import save
 from superlower.probes.case import Arrays, Case
 from superlower.probes.tables import Result, Table, Verdict, write
@@ -283,3 +283,13 @@ def refresh(
             counts = Counter(str(result.verdict) for result in table.results)
             found.append(Refreshed(backend.name, where, path, "", counts))
     return found
+
+
+def require_written(found: Sequence[Refreshed]) -> None:
+    """Probing that wrote no table at all is an error.
+
+    Raises:
+        MissingSdkError: with each backend's reason.
+    """
+    if all(one.path is None for one in found):
+        raise MissingSdkError(f"nothing could be probed: {'; '.join(dict.fromkeys(f.reason for f in found))}")

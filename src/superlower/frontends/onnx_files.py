@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -37,6 +38,24 @@ def load(path: Path, *, height: int | None = None, width: int | None = None) -> 
         _check_size(str(path), (model.program.frame.height, model.program.frame.width), height, width)
         return model
     return _lone(path, height, width)
+
+
+def load_graphs(
+    path: Path, *, height: int | None = None, width: int | None = None
+) -> tuple[str, Mapping[str, ir.Model]]:
+    """A model's name and graphs, to be asked about and not to be run.
+
+    Other than `load`, a lone .onnx of static sizes may take and make anything: states, features, half floats.
+
+    Raises:
+        BadInputError: as `load` does of a folder, or of a file with dynamic sizes.
+    """
+    if path.is_file() and height is None and width is None:
+        graph = convert_opset(load_onnx(path), str(path))
+        if all(value.shape is not None and value.shape.is_static() for value in graph.graph.inputs):
+            return path.stem, {"upscale": infer_shapes(graph)}
+    model = load(path, height=height, width=width)
+    return model.program.name, model.graphs
 
 
 def _lone(path: Path, height: int | None, width: int | None) -> TemporalModel:
@@ -102,7 +121,9 @@ def _make_static(model: ir.Model, name: str, path: Path, height: int | None, wid
         raise BadInputError(f"{path}: the number of channels of input '{name}' is dynamic: export it static")
     sides = (own_height if own_height > 0 else height, own_width if own_width > 0 else width)
     if None in sides:
-        raise BadInputError(f"{path} takes frames of any size: say which height and width to build for")
+        raise BadInputError(
+            f"{path} takes frames of any size: say which height and width with --size 180x320"
+        )
     value.shape = ir.Shape([1 if batch < 0 else batch, channels, *(int(side or 0) for side in sides)])
     if min(own_height, own_width, batch) > 0:
         return infer_shapes(model)

@@ -109,11 +109,14 @@ def read(path: Path) -> Table:
         BadInputError: no such file, or not a table of this format.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Table)
+        table = msgspec.json.decode(path.read_bytes(), type=Table)
     except OSError as error:
         raise BadInputError(f"can't read the probe table {path}: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise BadInputError(f"{path} is no probe table of format {FORMAT}: {error}") from error
+    if table.format != FORMAT:
+        raise BadInputError(f"{path} is a probe table of format {table.format}, not {FORMAT}: refresh it")
+    return table
 
 
 def write(table: Table, path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from base64 import b64encode
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from superlower.backends.base import Support
+from superlower.errors import BadInputError
 from superlower.report import numbers, view
 from superlower.report.chart import error_chart
 from superlower.report.data import Report
@@ -76,6 +78,21 @@ def _sections(report: Report) -> tuple[tuple[str, str, bool], ...]:
 def write(report: Report, path: Path) -> None:
     """Render to a file."""
     write_page(render(report), path)
+
+
+def require_writable(path: Path) -> None:
+    """Refuse, before anything is computed, a page that can't be written.
+
+    Raises:
+        BadInputError: it is a folder, or its folder can't be made or written to.
+    """
+    if path.is_dir():
+        raise BadInputError(f"can't write {path}: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise BadInputError(f"can't write {path}: {error.strerror}; choose another file") from error
 
 
 def write_page(page: str, path: Path) -> None:

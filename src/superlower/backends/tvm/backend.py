@@ -67,7 +67,8 @@ class Tvm:
 
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """How each node is served, in graph order, as TVM's importer says (and the cases it gets wrong)."""
-        told = tables.instead(self, model, target, precision)
+        known = limits.asked(limits.context(self, target, precision))
+        told = tables.instead(self, model, target, precision, known)
         if told is not None:
             return told
         with tempfile.TemporaryDirectory(prefix="superlower-tvm-") as folder:
