@@ -14,12 +14,15 @@ import onnx_ir as ir
 import pytest
 
 from superlower.doctor.rules import Action
+from superlower.errors import BuildFailedError, MissingSdkError
 from superlower.targets.base import Precision
+from superlower.targets.catalog import target
 from support.scenarios.base import (
     F16,
     F32,
     FP8,
     I8,
+    I64,
     Scenario,
     convolution,
     feeds,
@@ -70,6 +73,23 @@ def _transposed() -> ir.Model:
 def _pool() -> ir.Model:
     shapes = {"x": (F32, [1, 2, 7, 10])}, {"y": (F32, [1, 2, 4, 5])}
     return one("MaxPool", *shapes, kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_LOWER")
+
+
+def _scattered() -> ir.Model:
+    inputs = {"x": (F32, [4, 8]), "i": (I64, [4, 8]), "u": (F32, [4, 8])}
+    return one("ScatterElements", inputs, {"y": (F32, [4, 8])})
+
+
+def _loops_on_the_host(model: ir.Model) -> None:
+    from superlower.backends.base import BuildOptions
+    from superlower.backends.tvm.backend import Tvm
+
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.raises((BuildFailedError, MissingSdkError)) as raised:
+            Tvm().compile(model, target("rtx3090"), BuildOptions(raw=True), Path(folder))
+    if isinstance(raised.value, MissingSdkError):
+        pytest.skip(str(raised.value))
+    assert "no GPU schedule for scatter_elements" in str(raised.value)
 
 
 def _sampler() -> ir.Model:
@@ -183,6 +203,7 @@ SCENARIOS = (
     _tvm("tvm-resize-computed", _computed, refused_by_tvm),
     _tvm("tvm-pool-same-lower", _pool, wrong_in_tvm),
     _tvm("tvm-conv-transpose-shape", _transposed, wrong_in_tvm),
+    _tvm("tvm-cuda-scatter", _scattered, _loops_on_the_host, target="rtx3090"),
     _tvm("tvm-half-grid-sample", _sampler, _gives_float32, Action.REWRITE, mended=_keeps_float16),
     _tvm("tvm-no-rule", _swish, refused_by_tvm),
     _tvm("tvm-int8", lambda: quantized(storage=I8), _float_convolutions, precision=Precision.INT8),

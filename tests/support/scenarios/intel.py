@@ -26,6 +26,7 @@ from support.scenarios.base import (
     one,
     quantized,
     relu,
+    weight,
 )
 from support.scenarios.sdks import (
     openvino_outputs,
@@ -84,6 +85,13 @@ def _pool() -> ir.Model:
     shapes = {"x": (F32, [1, 2, 8, 8])}, {"y": (F32, None)}
     options = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1}
     return one("AveragePool", *shapes, count_include_pad=1, **options)
+
+
+def _upper() -> ir.Model:
+    # The full result is 11 by 11: one row and column go, at the end.
+    shapes = {"x": (F32, [1, 2, 5, 5])}, {"y": (F32, [1, 3, 10, 10])}
+    how: dict[str, Any] = {"strides": [2, 2], "output_shape": [10, 10], "auto_pad": "SAME_UPPER"}
+    return one("ConvTranspose", *shapes, {"w": weight(F32, 2, 3, 3, 3)}, **how)
 
 
 def _past_the_end() -> ir.Model:
@@ -213,6 +221,7 @@ SCENARIOS = (
     _openvino("openvino-resize-antialias", resize(mode="linear", antialias=1)),
     _openvino("openvino-resize-exclude-outside", resize(mode="cubic", exclude_outside=1)),
     _openvino("openvino-resize-aspect", _keeping_aspect),
+    _openvino("openvino-conv-transpose-upper", _upper),
     _openvino("openvino-pool-ceil", _pool),
     _openvino("openvino-max-pool-ceil", _past_the_end, Action.WARN, _pooled_too_often),
     _openvino("openvino-rounds-halves", _halves, Action.WARN, _not_to_even),

@@ -106,9 +106,30 @@ def schedule_module(mod: Any, target: Any) -> tuple[Any, list[str]]:
     rules = dlight.gpu
     with target:
         mod = dlight.ApplyDefaultSchedule(
-            rules.Matmul(), rules.GEMV(), rules.Reduction(), rules.GeneralReduction(), rules.Fallback()
+            rules.Matmul(),
+            rules.GEMV(),
+            _OrNext(rules.Reduction()),
+            rules.GeneralReduction(),
+            rules.Fallback(),
         )(mod)
     return mod, tiled
+
+
+@dataclass(frozen=True)
+class _OrNext:
+    """A rule of TVM's that leaves to the next what it fails at.
+
+    Reduction of TVM 0.27 factors a mean to a scalar by a primitive that throws an InternalError.
+    """
+
+    rule: Any
+
+    def apply(self, function: Any, target: Any, tunable: bool) -> Any:
+        """The schedule, or None, as TVM's rules return them."""
+        try:
+            return self.rule.apply(function, target, tunable)
+        except RuntimeError:
+            return None
 
 
 def unbound(mod: Any) -> list[str]:
