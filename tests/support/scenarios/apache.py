@@ -84,9 +84,11 @@ def _loops_on_the_host(model: ir.Model) -> None:
     from superlower.backends.base import BuildOptions
     from superlower.backends.tvm.backend import Tvm
 
-    with tempfile.TemporaryDirectory() as folder:
-        with pytest.raises((BuildFailedError, MissingSdkError)) as raised:
-            Tvm().compile(model, target("rtx3090"), BuildOptions(raw=True), Path(folder))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.raises((BuildFailedError, MissingSdkError)) as raised,
+    ):
+        Tvm().compile(model, target("rtx3090"), BuildOptions(raw=True), Path(folder))
     if isinstance(raised.value, MissingSdkError):
         pytest.skip(str(raised.value))
     assert "no GPU schedule for scatter_elements" in str(raised.value)
