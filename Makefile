@@ -29,7 +29,7 @@ STAMP := $(VENV)/.installed
 # Twice quiet: errors still show; a machine's own package sources, which warnings would name, don't.
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1
-PYTEST := $(THREADS) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+PYTEST := $(THREADS) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CODE := .
 
 .PHONY: venv demo test test-full lint format bench docs clean
