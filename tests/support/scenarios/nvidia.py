@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from superlower.doctor.rules import Action
 from superlower.ir import serialize
@@ -22,6 +22,7 @@ from support.scenarios.base import (
     Scenario,
     convolution,
     floats,
+    graph,
     one,
     quantized,
     relu,
@@ -76,6 +77,27 @@ def _refused_whole(model: ir.Model) -> None:
     from support.scenarios.sdks import rtx_parses
 
     assert not rtx_parses(serialize(model)) or rtx_built(model, 86) is None
+
+
+def _unsigned() -> ir.Model:
+    constants = {"s": np.array(1 / 255, np.float32), "z": np.array(0, np.uint8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="it"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    return graph(nodes, {"x": (F32, IMAGE)}, {"y": (F32, IMAGE)}, constants)
+
+
+def _taken_for_int8(model: ir.Model) -> None:
+    from support.scenarios.sdks import rtx
+
+    rtx().clear()
+    network, refusals = rtx().parse(serialize(model))
+    assert not refusals
+    types = {network.get_layer(i).get_output(0).dtype for i in range(network.num_layers)}
+    kinds = rtx().module.DataType
+    assert kinds.INT8 in types
+    assert kinds.UINT8 not in types
 
 
 def _foreign() -> ir.Model:
@@ -151,6 +173,7 @@ SCENARIOS = (
     _classic("tensorrt-bf16-graph-ampere", relu(BF16)),
     _classic("tensorrt-fp8-graph-ada", lambda: quantized(F16, FP8), target="rtx3090"),
     _rtx("zero-scale", lambda: quantized(scale=0.0), "rtx3090", _refused_whole, Precision.INT8),
+    _rtx("uint8-as-int8", _unsigned, "rtx3090", _taken_for_int8, Precision.INT8),
     _rtx(
         "wide-integers",
         lambda: quantized(storage=TensorProto.INT16, opset=21),
