@@ -210,6 +210,30 @@ def test_a_damaged_file_is_refused(damage, tmp_path: Path) -> None:
         onnx_files.load(path)
 
 
+def test_functions_become_their_bodies(tmp_path: Path) -> None:
+    opset = helper.make_opsetid("", 19)
+    body = helper.make_node("LeakyRelu", ["a"], ["b"], alpha=0.25)
+    function = helper.make_function("some.own", "Act", ["a"], ["b"], [body], [opset])
+    graph = helper.make_graph(
+        [helper.make_node("Act", ["x"], ["y"], domain="some.own")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 8, 8])],
+    )
+    made = helper.make_model(
+        graph, opset_imports=[opset, helper.make_opsetid("some.own", 1)], functions=[function], ir_version=9
+    )
+    onnx.save(made, tmp_path / "net.onnx")
+    (loaded,) = onnx_files.load(tmp_path / "net.onnx").graphs.values()
+    assert [(node.domain, node.op_type) for node in loaded.graph] == [("", "LeakyRelu")]
+    assert not loaded.functions
+    assert loaded.opset_imports == {"": 19}
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(
+        run(ir.serialize(loaded), {"x": x}), np.where(x < 0, x * np.float32(0.25), x)
+    )
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"no such ONNX file: .*absent\.onnx"):
         onnx_files.load(tmp_path / "absent.onnx")

@@ -68,6 +68,30 @@ def test_grid_sample_keeps_its_mode(opset: int, mode: str | None, expected: str)
     np.testing.assert_array_equal(run(after, feeds), reference)
 
 
+def test_a_warp_in_a_branch_is_converted_too() -> None:
+    before = warp(20, "cubic")
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 8, 9])
+    warped = helper.make_graph(list(before.graph.node), "then", [], [made])
+    as_it_is = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "else", [], [made])
+    before.graph.ClearField("node")
+    before.graph.node.append(
+        helper.make_node("If", ["moves"], ["z"], then_branch=warped, else_branch=as_it_is)
+    )
+    before.graph.input.append(helper.make_tensor_value_info("moves", TensorProto.BOOL, []))
+    before.graph.output[0].name = "z"
+    rng = np.random.default_rng(2)
+    feeds = {
+        "x": rng.random((1, 3, 8, 9), dtype=np.float32),
+        "grid": rng.uniform(-1.2, 1.2, (1, 8, 9, 2)).astype(np.float32),
+        "moves": np.array(True),
+    }
+    reference = run(before, feeds)
+    after = onnx_ir.to_proto(convert_opset(onnx_ir.from_proto(before), "branch.onnx"))
+    onnx.checker.check_model(after)
+    assert [opset.version for opset in after.opset_import] == [ir.OPSET]
+    np.testing.assert_array_equal(run(after, feeds), reference)
+
+
 def test_volumes_are_refused() -> None:
     model = onnx_ir.from_proto(warp(20, "linear", [1, 3, 4, 5, 6]))
     with pytest.raises(BadInputError, match=r"volume\.onnx is of opset 20.*four dimensions"):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from superlower.errors import BadInputError
 from superlower.frontends.contract import frame_contract, shape_text, stream_sizes
@@ -51,7 +52,7 @@ def load_graphs(
         BadInputError: as `load` does of a folder, or of a file with dynamic sizes.
     """
     if path.is_file() and height is None and width is None:
-        graph = convert_opset(load_onnx(path), str(path))
+        graph = _read(path)
         if all(value.shape is not None and value.shape.is_static() for value in graph.graph.inputs):
             return path.stem, {"upscale": infer_shapes(graph)}
     model = load(path, height=height, width=width)
@@ -59,7 +60,7 @@ def load_graphs(
 
 
 def _lone(path: Path, height: int | None, width: int | None) -> TemporalModel:
-    graph = convert_opset(load_onnx(path), str(path))
+    graph = _read(path)
     frame_in, frame_out = _signature(graph, path)
     graph = _make_static(graph, frame_in, path, height, width)
     inputs, outputs = io_shapes(graph)
@@ -92,6 +93,20 @@ def _lone(path: Path, height: int | None, width: int | None) -> TemporalModel:
         },
     )
     return TemporalModel(program, {"upscale": graph})
+
+
+def _read(path: Path) -> ir.Model:
+    """The file's graph at our opset, the bodies of its own functions in place of their calls.
+
+    OpenVINO 2026.4 and TVM 0.27 know no functions.
+    """
+    model = load_onnx(path)
+    if model.functions:
+        common.InlinePass()(model)
+        model.functions.clear()
+        common.RemoveUnusedOpsetsPass()(model)
+        model = infer_shapes(model)
+    return convert_opset(model, str(path))
 
 
 def _signature(model: ir.Model, path: Path) -> tuple[str, str]:

@@ -50,7 +50,8 @@ def _refuse(where: str, found: int, reason: str) -> BadInputError:
 
 def _newer(model: ir.Model, found: int) -> str:
     """The operators to blame: those our opset lacks, or failing that those it has in another version."""
-    names = sorted({node.op_type for node in model.graph if node.domain == ""})
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    names = sorted({node.op_type for node in nodes if node.domain == ""})
     lacking = [name for name in names if _since(name, OPSET) is None]
     changed = [name for name in names if _since(name, OPSET) != _since(name, found)]
     return ", ".join(lacking or changed or names)
@@ -64,9 +65,13 @@ def _since(name: str, opset: int) -> int | None:
         return None
 
 
+def _samples(node: ir.Node) -> bool:
+    return node.op_type == "GridSample" and node.domain == ""
+
+
 def _hold_grid_samples(model: ir.Model, where: str, found: int) -> list[ir.Node]:
     """Put every GridSample out of the converter's sight, with its mode as opset 16 to 19 call it."""
-    held = [n for n in model.graph if n.op_type == "GridSample" and n.domain == ""]
+    held = [n for n in ir.traversal.RecursiveGraphIterator(model.graph) if _samples(n)]
     for node in held:
         shape = node.inputs[0].shape if node.inputs[0] is not None else None
         if shape is None or len(shape) != 4:
@@ -80,7 +85,7 @@ def _hold_grid_samples(model: ir.Model, where: str, found: int) -> list[ir.Node]
 
 
 def _release(model: ir.Model) -> None:
-    for node in model.graph:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.domain == _HELD:
             node.domain = ""
     model.opset_imports.pop(_HELD, None)
