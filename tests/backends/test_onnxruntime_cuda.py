@@ -195,6 +195,17 @@ def test_tables_answer_for_a_gpu_on_demand(
     assert {node.support for node in found} == {Support.NATIVE}
 
 
+def test_a_foreign_operator_is_not_native_on_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tables.FORCED, "1")
+    model = _one("Relu", {"x": (F32, [1, 3, 8, 8])}, {"y": (F32, [1, 3, 8, 8])})
+    model.graph[0].domain = "acme"
+    model.opset_imports["acme"] = 1
+    (found,) = BACKEND.coverage(model, target("t4"), Precision.FP32)
+    assert found.support is Support.UNSUPPORTED
+    assert found.detail == "acme::Relu isn't among the kernels listed"
+    assert found.source.startswith("table: the CUDA provider's kernel registry")
+
+
 def test_pre_turing_gpus_are_answered_by_the_last_release_for_them() -> None:
     assert cuda.kernels(target("v100")).sdk == {"onnxruntime-gpu": "1.26.0"}
     assert cuda.kernels(target("t4")).sdk == {"onnxruntime-gpu": "1.31.1"}

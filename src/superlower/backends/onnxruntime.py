@@ -94,7 +94,7 @@ class OnnxRuntime:
         """
         passes = self.legalize(target, precision)
         if cuda.on_cuda(target) and tables.forced():
-            return cuda.fall_back(probe.native(model), _legal(model, passes), target)
+            return cuda.fall_back(cuda.on_paper(model, cuda.kernels(target)), _legal(model, passes), target)
         told = tables.instead(self, model, target, precision)
         if told is not None:
             return told

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from superlower.backends import probe
 from superlower.backends.base import NodeSupport, Support
 from superlower.backends.sdk import version
 from superlower.backends.tensorrt.cuda import Driver
@@ -81,6 +82,28 @@ def without_kernel(model: ir.Model, table: Table) -> dict[str, str]:
         if known is not None and known.verdict is Verdict.REFUSED:
             found[node_name(node)] = f"{known.detail}: computed on the CPU, between copies"
     return found
+
+
+def on_paper(model: ir.Model, table: Table) -> list[NodeSupport]:
+    """Coverage without asking: ONNX's own operators are native, and a foreign one unsupported.
+
+    Which of them have no CUDA kernel, `fall_back` says. The table lists no kernels of other domains.
+    """
+    own = {(domain, name) for domain, name, _ in model.functions}
+    foreign = {
+        node_name(node) for node in model.graph if node.domain and (node.domain, node.op_type) not in own
+    }
+    return [
+        replace(
+            node,
+            support=Support.UNSUPPORTED,
+            detail=f"{node.op} isn't among the kernels listed",
+            source=f"table: {table.title}",
+        )
+        if node.node in foreign
+        else node
+        for node in probe.native(model)
+    ]
 
 
 def fall_back(found: Sequence[NodeSupport], legal: ir.Model, target: Target) -> list[NodeSupport]:
