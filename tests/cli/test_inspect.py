@@ -94,3 +94,12 @@ def test_damaged_engines_are_one_line(recurrent_bundle: Path, tmp_path: Path) ->
     outcome = superlower("inspect", shutil.copy(__file__, tmp_path / "engine.xml"))
     assert outcome.code == 2
     assert "is no OpenVINO model" in outcome.error
+
+
+def test_independence_is_told_once_a_call(basicvsr_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    found = superlower("inspect", basicvsr_folder, "--json").json["facts"]["independent"]
+    shown = superlower("inspect", basicvsr_folder).stderr
+    told = dict(line.split(" at t: ", 1) for line in shown.splitlines() if line.startswith("independent of "))
+    assert told.keys() == {f"independent of {first}" for first, _, _ in found}
+    assert sum(len(others.split(", ")) for others in told.values()) == len(found) > len(told)

@@ -163,8 +163,11 @@ def _program(model: TemporalModel) -> None:
     )
     latency = "the whole clip" if facts.latency is None else f"{facts.latency} frames"
     console.print(f"latency: {latency}; batchable over frames: {', '.join(facts.batchable) or 'none'}")
+    free: dict[str, list[str]] = {}
     for a, b, d in facts.independent:
-        console.print(f"independent: {a} at t, {b} at t{d:+d}" if d else f"independent: {a} and {b} at t")
+        free.setdefault(a, []).append(f"{b} at t{d:+d}" if d else f"{b} at t")
+    for a, others in free.items():
+        console.print(f"independent of {a} at t: {', '.join(others)}")
 
 
 def _equations(program: Program) -> None:
