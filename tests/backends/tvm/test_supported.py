@@ -8,6 +8,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from superlower.backends import tables
+from superlower.backends.base import Support
 from superlower.backends.tvm.backend import Tvm
 from superlower.doctor.examine import Context, examine
 from superlower.doctor.rules import rules
@@ -111,3 +113,14 @@ def test_an_operator_of_a_foreign_domain_never_passes_for_onnxs_own() -> None:
     assert message is not None
     assert message.startswith("tvm on cpu: TVM's importer knows no operators of domain acme, and takes them")
     assert "(acme::Relu at theirs)" in message
+
+
+def test_rules_hold_where_a_table_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest probe, SAME_UPPER without a shape, is right."""
+    monkeypatch.setenv(tables.FORCED, "1")
+    weights = numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "w")
+    shape = {"output_shape": [8, 8], "strides": [2, 2], "auto_pad": "SAME_UPPER"}
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], name="up", **shape)
+    model = _model(node, {"x": (TensorProto.FLOAT, [1, 2, 4, 4])}, [weights])
+    (found,) = Tvm().coverage(model, target("cpu"), Precision.FP32)
+    assert (found.support, found.detail) == (Support.UNSUPPORTED, "TVM ignores output_shape")
