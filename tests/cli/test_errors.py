@@ -239,9 +239,7 @@ def test_an_operator_nobody_knows(tmp_path: Path) -> None:
     refused(outcome, UNSUPPORTED, r"onnxruntime doesn't cover .*Swoosh")
     outcome = superlower("coverage", tmp_path / "odd.onnx", "-t", "cpu", "-b", "onnxruntime", "--json")
     assert outcome.code == UNSUPPORTED
-    assert re.search(
-        r"1 node is unsupported, ai\.example::Swoosh 'tanh' of graph upscale", outcome.error
-    )
+    assert re.search(r"1 node is unsupported, ai\.example::Swoosh 'tanh' of graph upscale", outcome.error)
     assert {n["support"] for n in outcome.json["nodes"] if n["node"] == "tanh"} == {"unsupported"}
 
 
