@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -25,6 +26,13 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first, or one process would be at it long after the others are done."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Load TVM's compiler where a module asks it in this process: an engine brings the runtime alone."""
+    asking = (getattr(getattr(item, "module", None), "ASKS_TVM", False) for item in session.items)
+    if any(asking) and importlib.util.find_spec("tvm") is not None:
+        importlib.import_module("tvm")
 
 
 @pytest.fixture

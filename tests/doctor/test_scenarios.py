@@ -17,6 +17,7 @@ from support.scenarios import apache, intel, nvidia
 from support.scenarios.base import MEASURED, Scenario
 
 SCENARIOS = {s.rule: s for m in (onnx_itself, intel, nvidia, apache) for s in m.SCENARIOS}
+ASKS_TVM = True
 WITHOUT = [s for s in SCENARIOS.values() if s.without is not None]
 REWRITES = [s for s in SCENARIOS.values() if s.action is Action.REWRITE]
 
