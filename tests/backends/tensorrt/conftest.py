@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from superlower.backends import process
-from superlower.backends.tensorrt import classic, cuda, probes
+from superlower.backends.tensorrt import building, classic, cuda, probes
 from superlower.backends.tensorrt.cuda import Driver
 from superlower.backends.tensorrt.loading import runtime_sdk
 from superlower.backends.tensorrt.network import process_sdk
@@ -100,7 +100,7 @@ def classic_sdk(
         monkeypatch.setenv("FAKE_TENSORRT", str(here / "bindings" / f"{version}.json"))
         monkeypatch.setenv("FAKE_CUDA_SM", str(sm))
         fake_cuda.fake_devices(devices, sm)
-        for module in (classic, probes):
+        for module in (building, probes):
             monkeypatch.setattr(
                 module, "build_in_subprocess", process.build_in_subprocess if apart else _here
             )

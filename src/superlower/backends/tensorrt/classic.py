@@ -7,17 +7,14 @@ memory. Neither TensorRT's libraries nor a GPU have been at hand: no engine was 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
-import msgspec
 import onnx_ir as ir
 
 from superlower.backends import limits, probe, tables
 from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Support
-from superlower.backends.process import LOG, build_in_subprocess
 from superlower.backends.sdk import (
     absent,
     require,
@@ -28,6 +25,7 @@ from superlower.backends.sdk import (
     wrong_version,
 )
 from superlower.backends.tensorrt import builder, probes
+from superlower.backends.tensorrt.building import build_plan, legal_passes
 from superlower.backends.tensorrt.classic_rules import LEVELS
 from superlower.backends.tensorrt.classic_runtime import ClassicContexts
 from superlower.backends.tensorrt.cuda import Context, Device, Driver
@@ -36,7 +34,7 @@ from superlower.backends.tensorrt.network import name_nodes
 from superlower.backends.tensorrt.session import EngineSession
 from superlower.backends.tensorrt.settings import Settings, check_profile
 from superlower.errors import BadInputError, MissingSdkError
-from superlower.ir import clone, io_shapes, save
+from superlower.ir import clone, io_shapes
 from superlower.passes.base import Pass
 from superlower.probes.tables import Table, stored
 from superlower.targets.base import Precision, Target
@@ -46,7 +44,6 @@ INDEX = "https://pypi.nvidia.com"
 INSTALL = f"pip install 'tensorrt-cu12{{range}}' --extra-index-url {INDEX}"
 
 _DISTRIBUTIONS = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-cu11")
-_BF16_CONVOLUTIONS = 22
 
 
 class TensorRt:
@@ -110,13 +107,7 @@ class TensorRt:
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
         """Warps as every parser reads them; for FP16 and BF16 the graph's types, with sampling in fp32."""
-        from superlower.backends.select_lowering import legal_passes
-        from superlower.passes.convert_opset import ConvertOpset
-        from superlower.passes.convert_precision import ConvertPrecision
-
-        typing = (ConvertPrecision(precision),) if precision in (Precision.FP16, Precision.BF16) else ()
-        passes = legal_passes(self.name, target, precision, typing)
-        return (ConvertOpset(_BF16_CONVOLUTIONS), *passes) if precision is Precision.BF16 else passes
+        return legal_passes(self.name, target, precision)
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Build an engine on a GPU of the target's architecture, in a process of its own.
@@ -139,8 +130,6 @@ class TensorRt:
         name_nodes(named)
         check_profile(settings.profile, io_shapes(named)[0])
         driver, device = self._build_device(target, settings.hardware_compatibility)
-        workdir.mkdir(parents=True, exist_ok=True)
-        save(named, workdir / builder.MODEL)
         level = settings.hardware_compatibility
         request = builder.Request(
             sdk=SDK,
@@ -154,33 +143,18 @@ class TensorRt:
             optimization_level=settings.optimization_level,
             profile=dict(settings.profile),
         )
-        began = time.monotonic()
-        try:
-            facts = build_in_subprocess(
-                f"{builder.__name__}:build",
-                cast(dict[str, object], msgspec.to_builtins(request)),
-                workdir,
-                backend=self.name,
-                timeout_s=options.timeout_s,
-            )
-        finally:
-            for left in (builder.MODEL, probes.JOURNAL):
-                (workdir / left).unlink(missing_ok=True)
-        return Artifact(
-            backend=self.name,
-            target=target.name,
-            precision=options.precision,
-            files={"engine": builder.PLAN, "layers": builder.LAYERS, "log": LOG},
-            sdk=self.versions(),
-            threads=options.threads,
-            mode=options.mode,
-            build_s=time.monotonic() - began,
+        return build_plan(
+            self,
+            named,
+            target,
+            options,
+            request,
+            workdir,
             facts={
                 "tf32": "on" if settings.tf32 else "off",
                 "hardware_compatibility": level,
                 "version_compatible": "on" if settings.version_compatible else "off",
                 "driver": driver.version,
-                **msgspec.convert(facts, dict[str, str | int]),
             },
             settings={key: value for key, value in options.settings.items() if key == "lanes"},
         )

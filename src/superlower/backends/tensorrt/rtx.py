@@ -7,19 +7,17 @@ driver: deserializing a plan, its execution contexts and what they compute were 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
-import msgspec
 import onnx_ir as ir
 
 from superlower.backends import limits, probe, tables
 from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Support
-from superlower.backends.process import LOG, build_in_subprocess
 from superlower.backends.sdk import absent, require, require_own, require_served, unserved, version
 from superlower.backends.tensorrt import builder, probes
+from superlower.backends.tensorrt.building import build_plan, legal_passes
 from superlower.backends.tensorrt.cuda import Context, Driver
 from superlower.backends.tensorrt.loading import open_session, plan_file, runtime_sdk
 from superlower.backends.tensorrt.network import name_nodes
@@ -27,7 +25,7 @@ from superlower.backends.tensorrt.rtx_rules import ARCHITECTURES, BUILD_ONLY
 from superlower.backends.tensorrt.rtx_runtime import RtxContexts, kernel_cache
 from superlower.backends.tensorrt.session import EngineSession
 from superlower.errors import BadInputError, MissingSdkError, unknown_name
-from superlower.ir import clone, infer_shapes, io_shapes, save
+from superlower.ir import clone, infer_shapes, io_shapes
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
@@ -39,8 +37,6 @@ _SETTINGS: Mapping[str, frozenset[str]] = {
     "cuda_graph": frozenset({"on", "off"}),
     "lanes": frozenset("12345678"),
 }
-_BF16_CONVOLUTIONS = 22
-"""First opset whose Conv takes BF16; TensorRT-RTX reads GridSample's modes right at every opset."""
 _AT_LOAD = ("cuda_graph", "lanes")
 
 
@@ -106,13 +102,7 @@ class TensorRtRtx:
         A sampling grid has the type of what it samples, so warps become fp32 islands, whose casts the
         compiler fuses into the sampling kernel.
         """
-        from superlower.backends.select_lowering import legal_passes
-        from superlower.passes.convert_opset import ConvertOpset
-        from superlower.passes.convert_precision import ConvertPrecision
-
-        typing = (ConvertPrecision(precision),) if precision in (Precision.FP16, Precision.BF16) else ()
-        passes = legal_passes(self.name, target, precision, typing)
-        return (ConvertOpset(_BF16_CONVOLUTIONS), *passes) if precision is Precision.BF16 else passes
+        return legal_passes(self.name, target, precision)
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Build a plan for the target's architecture, in a process of its own.
@@ -137,8 +127,6 @@ class TensorRtRtx:
         _check_sizes(named)
         if not options.raw:
             limits.require(limits.context(self, target, options.precision, settings), infer_shapes(named))
-        workdir.mkdir(parents=True, exist_ok=True)
-        save(named, workdir / builder.MODEL)
         request = builder.Request(
             sdk=SDK,
             title=self.title,
@@ -146,32 +134,14 @@ class TensorRtRtx:
             tf32=settings.get("tf32") == "on",
             memory_bytes=options.memory_bytes,
         )
-        began = time.monotonic()
-        try:
-            facts = build_in_subprocess(
-                f"{builder.__name__}:build",
-                cast(dict[str, object], msgspec.to_builtins(request)),
-                workdir,
-                backend=self.name,
-                timeout_s=options.timeout_s,
-            )
-        finally:
-            for left in (builder.MODEL, probes.JOURNAL):
-                (workdir / left).unlink(missing_ok=True)
-        return Artifact(
-            backend=self.name,
-            target=target.name,
-            precision=options.precision,
-            files={"engine": builder.PLAN, "layers": builder.LAYERS, "log": LOG},
-            sdk=self.versions(),
-            threads=options.threads,
-            mode=options.mode,
-            build_s=time.monotonic() - began,
-            facts={
-                "sm": target.compute_capability or 0,
-                "tf32": settings.get("tf32", "off"),
-                **msgspec.convert(facts, dict[str, str | int]),
-            },
+        return build_plan(
+            self,
+            named,
+            target,
+            options,
+            request,
+            workdir,
+            facts={"sm": target.compute_capability or 0, "tf32": settings.get("tf32", "off")},
             settings={key: settings[key] for key in _AT_LOAD if key in settings},
         )
 

@@ -50,6 +50,24 @@ MMAGIC_RULES: tuple[Rule, ...] = (
 )
 """mmagic's parameter names to BasicSR's; BasicSR's own match none of them."""
 
+FLOWS = (
+    Equation(
+        name="flow_b",
+        graph="flow",
+        inputs={"ref": "frame[t]", "sup": "frame[t+1]"},
+        outputs={"flow": "flow_b"},
+        when="t < T - 1",
+    ),
+    Equation(
+        name="flow_f",
+        graph="flow",
+        inputs={"ref": "frame[t]", "sup": "frame[t-1]"},
+        outputs={"flow": "flow_f"},
+        when="t > 0",
+    ),
+)
+"""From every frame to the one after it, and to the one before it."""
+
 
 class BasicVsr:
     """`superlower export basicvsr`. Option: `blocks`, residual blocks a trunk (else as in the checkpoint)."""
@@ -133,20 +151,7 @@ def _program(request: ExportRequest, frame: Frame, blocks: int) -> Program:
             "output": Stream(shape=(1, 3, f"{SCALE}*H", f"{SCALE}*W")),
         },
         equations=(
-            Equation(
-                name="flow_b",
-                graph="flow",
-                inputs={"ref": "frame[t]", "sup": "frame[t+1]"},
-                outputs={"flow": "flow_b"},
-                when="t < T - 1",
-            ),
-            Equation(
-                name="flow_f",
-                graph="flow",
-                inputs={"ref": "frame[t]", "sup": "frame[t-1]"},
-                outputs={"flow": "flow_f"},
-                when="t > 0",
-            ),
+            *FLOWS,
             Equation(
                 name="backward",
                 graph="backward",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from superlower.errors import BadInputError
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
+from superlower.frontends.zoo.basicvsr import FLOWS
 from superlower.frontends.zoo.build import (
     clip_reference,
     count_of,
@@ -136,20 +137,7 @@ def _program(request: ExportRequest, frame: Frame, network: IconVsrNet) -> Progr
             "output": Stream(shape=(1, 3, f"{SCALE}*H", f"{SCALE}*W")),
         },
         equations=(
-            Equation(
-                name="flow_b",
-                graph="flow",
-                inputs={"ref": "frame[t]", "sup": "frame[t+1]"},
-                outputs={"flow": "flow_b"},
-                when="t < T - 1",
-            ),
-            Equation(
-                name="flow_f",
-                graph="flow",
-                inputs={"ref": "frame[t]", "sup": "frame[t-1]"},
-                outputs={"flow": "flow_f"},
-                when="t > 0",
-            ),
+            *FLOWS,
             *extractions(network.window // 2, stride),
             *(
                 Equation(name=graph, graph=graph, inputs=inputs, outputs=outputs, when=when)
