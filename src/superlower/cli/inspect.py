@@ -22,6 +22,7 @@ from superlower.frontends.contract import shape_text
 from superlower.passes.pipelines import count
 from superlower.program import analysis
 from superlower.program.model import Program, TemporalModel
+from superlower.program.routes import Routing
 from superlower.targets.base import Precision
 from superlower.targets.catalog import targets
 
@@ -175,7 +176,23 @@ def _equations(program: Program) -> None:
         left = ", ".join(f"{stream}[t]" for stream in equation.outputs.values())
         right = ", ".join(f"{name}={read}" for name, read in equation.inputs.items())
         when = "" if equation.when == "true" else f"   when {equation.when}"
-        console.print(f"  {left} = {equation.graph}({right}){when}")
+        graph = equation.graph if equation.route is None else " | ".join(equation.route.graphs)
+        console.print(f"  {left} = {graph}({right}){when}")
+        if equation.route is not None:
+            _route(Routing(program, equation))
+
+
+def _route(routing: Routing) -> None:
+    route, equation = routing.route, routing.equation
+    high, wide = route.patch
+    batch = f", {route.batch} a call" if route.batch > 1 else ""
+    rest = ", ".join(f"{name}={read}" for name, read in route.otherwise.items())
+    console.print(
+        f"    chosen by {route.choice} for each of {routing.rows}x{routing.columns} patches of {high}x{wide} "
+        f"(windows of {routing.window[0]}x{routing.window[1]}{batch}); otherwise {rest}"
+    )
+    if equation.graph:
+        console.print(f"    {equation.graph} makes the whole frame where windows would have as many pixels")
 
 
 def _ops(counts: dict[str, int]) -> str:

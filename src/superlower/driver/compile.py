@@ -319,8 +319,8 @@ def state_pairs(program: Program, graph: str) -> tuple[tuple[str, str], ...]:
     if one equation alone calls the graph, at every frame; it alone writes the stream, and reads it once, at
     t - 1 or t + 1; nobody else reads it; and it is zeros outside the clip.
     """
-    callers = [e for e in program.equations if e.graph == graph]
-    if len(callers) != 1 or callers[0].when.strip() != "true":
+    callers = [e for e in program.equations if graph in e.graphs]
+    if len(callers) != 1 or callers[0].when.strip() != "true" or callers[0].route is not None:
         return ()
     (caller,) = callers
     pairs = []

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from superlower.errors import BadInputError
 from superlower.ir import infer_shapes
+from superlower.program.analysis import graph_calls
 from superlower.program.model import TemporalModel
-from superlower.program.schedule import schedule
 
 Shape = tuple[int, ...]
 
@@ -62,9 +62,12 @@ def graph_macs(model: TemporalModel) -> dict[str, int]:
 
 
 def clip_macs(model: TemporalModel, frames: int) -> int:
-    """Multiply-accumulates of all convolutions over a clip; calls that its ends don't need aren't counted."""
+    """Multiply-accumulates of all convolutions over a clip; calls that its ends don't need aren't counted.
+
+    Every patch of a route takes its last graph: the most there can be.
+    """
     of = graph_macs(model)
-    return sum(of[step.graph] for step in schedule(model.program, frames).steps)
+    return sum(of[graph] * calls for graph, calls in graph_calls(model.program, frames).items())
 
 
 def node_flops(node: ir.Node) -> dict[Work, int]:

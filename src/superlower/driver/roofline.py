@@ -6,7 +6,6 @@ kernel takes at least its operations over the peak rate, and at least its bytes 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,8 +13,9 @@ import onnx_ir as ir
 
 from superlower.driver.flops import MOVES, Work, node_flops, static_shape
 from superlower.ir import constant_value, infer_shapes
+from superlower.program.analysis import graph_calls
 from superlower.program.model import Program
-from superlower.program.schedule import schedule
+from superlower.program.routes import Choices
 from superlower.targets.base import Precision, Target
 
 ITEMSIZE = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 1, Precision.FP8: 1}
@@ -137,10 +137,9 @@ def graph_cost(model: ir.Model) -> GraphCost:
     )
 
 
-def calls_per_frame(program: Program, frames: int) -> dict[str, float]:
-    """How often each graph is called for a frame, over a clip of so many."""
-    calls = Counter(step.graph for step in schedule(program, frames).steps)
-    return {graph: count / frames for graph, count in calls.items()}
+def calls_per_frame(program: Program, frames: int, choices: Choices | None = None) -> dict[str, float]:
+    """How often each graph is called for a frame, over a clip of so many (see `graph_calls`)."""
+    return {graph: calls / frames for graph, calls in graph_calls(program, frames, choices).items()}
 
 
 @dataclass(frozen=True)

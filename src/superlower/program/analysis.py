@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -10,7 +11,8 @@ import msgspec
 
 from superlower.program.chunks import final
 from superlower.program.legality import horizon, period
-from superlower.program.model import Program
+from superlower.program.model import CHOICE, Program
+from superlower.program.routes import Choices, routings
 from superlower.program.schedule import schedule
 from superlower.program.unroll import Call, Element, Unrolled
 
@@ -91,6 +93,27 @@ def peak_bytes(program: Program, frames: int, height: int, width: int, in_flight
     """Peak stream memory of a whole clip in bytes, for a low-resolution frame of `height` x `width`."""
     resized = msgspec.structs.replace(program.frame, height=height, width=width)
     return schedule(program, frames).peak_bytes(*resized.padded, in_flight=in_flight)
+
+
+def graph_calls(program: Program, frames: int, choices: Choices | None = None) -> Counter[str]:
+    """How often each graph is called over a clip; calls that its ends don't need aren't counted.
+
+    Args:
+        program: a legal program.
+        frames: of the clip.
+        choices: of its routes; by default every patch chooses the last graph.
+    """
+    routes = routings(program)
+    calls: Counter[str] = Counter()
+    for step in schedule(program, frames).steps:
+        route = routes.get(step.call.equation)
+        if route is None:
+            calls[step.graph] += 1
+        elif choices is None:
+            calls += route.calls()
+        elif (element := step.reads[CHOICE]) is not None:
+            calls += route.calls(choices[element.stream][element.t])
+    return calls
 
 
 def _dependences(program: Program) -> dict[str, set[tuple[str, int]]]:

@@ -19,8 +19,14 @@ GOLDEN_FILE = "golden.npz"
 
 
 def encode(program: Program) -> bytes:
-    """The text of program.json."""
-    return msgspec.json.format(msgspec.json.encode(program), indent=2) + b"\n"
+    """The text of program.json. What only routes have is left out where there is none."""
+    fields = msgspec.to_builtins(program)
+    for equation in fields["equations"]:
+        if equation["route"] is None:
+            del equation["route"]
+        elif not equation["graph"]:
+            del equation["graph"]
+    return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
 
 
 def decode(text: bytes, where: str) -> Program:
@@ -67,7 +73,7 @@ def load_model(folder: Path) -> TemporalModel:
     """
     program = load_program(folder)
     graphs = {}
-    for name in sorted({e.graph for e in program.equations}):
+    for name in sorted({name for e in program.equations for name in e.graphs}):
         path = folder / GRAPH_FOLDER / f"{name}.onnx"
         if not path.is_file():
             raise BadInputError(
@@ -119,5 +125,5 @@ def _written(folder: Path) -> set[str] | None:
         raise BadInputError(
             f"can't tell what in {folder} may be replaced ({error}): remove it first"
         ) from None
-    graphs = {f"{GRAPH_FOLDER}/{equation.graph}.onnx" for equation in program.equations}
+    graphs = {f"{GRAPH_FOLDER}/{name}.onnx" for equation in program.equations for name in equation.graphs}
     return {PROGRAM_FILE, GOLDEN_FILE, *graphs}

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from superlower.errors import BadInputError, unknown_name
 from superlower.ir import io_shapes
 from superlower.program import when
-from superlower.program.model import Program, TemporalModel
+from superlower.program.model import Equation, Program, TemporalModel
+from superlower.program.routes import Routing
 from superlower.program.unroll import Element, Unrolled
 
 LONGEST_HORIZON = 400
@@ -95,6 +96,10 @@ def _check_names(program: Program) -> None:
         for stream in equation.outputs.values():
             if stream not in program.streams:
                 raise unknown_name(f"stream (written by equation {equation.name})", stream, program.streams)
+        if equation.route is not None:
+            Routing(program, equation)
+        elif not equation.graph:
+            raise BadInputError(f"equation {equation.name} calls no graph: name one, or give it a route")
 
 
 def verify_graphs(model: TemporalModel) -> None:
@@ -117,46 +122,71 @@ def verify_graphs(model: TemporalModel) -> None:
                 f"the frame contract says {_x(sizes)}"
             )
     for equation in program.equations:
-        graph = model.graphs.get(equation.graph)
-        if graph is None:
-            raise BadInputError(f"missing graph: equation {equation.name} calls '{equation.graph}'")
-        inputs, outputs = io_shapes(graph)
-        reads = {name: read.stream for name, read in equation.reads.items()}
-        _match(program, equation.name, equation.graph, "input", reads, inputs, graph)
-        _match(program, equation.name, equation.graph, "output", equation.outputs, outputs, graph)
+        reads = {name: equation.reads[name].stream for name in equation.inputs}
+        for name, (takes, makes) in called_sizes(program, equation).items():
+            graph = model.graphs.get(name)
+            if graph is None:
+                raise BadInputError(f"missing graph: equation {equation.name} calls '{name}'")
+            inputs, outputs = io_shapes(graph)
+            _match(program, equation, name, "input", reads, takes, inputs, graph)
+            _match(program, equation, name, "output", equation.outputs, makes, outputs, graph)
+
+
+Sizes = dict[str, tuple[int, ...]]
+
+
+def called_sizes(program: Program, equation: Equation) -> dict[str, tuple[Sizes, Sizes]]:
+    """Graph -> shapes of its inputs and of its outputs by name, as an equation calls it.
+
+    A routed equation calls its route's graphs on windows.
+    """
+    reads = equation.reads
+    found = {}
+    if equation.graph:
+        found[equation.graph] = (
+            {name: program.sizes(reads[name].stream) for name in equation.inputs},
+            {name: program.sizes(stream) for name, stream in equation.outputs.items()},
+        )
+    if equation.route is not None:
+        routing = Routing(program, equation)
+        found |= dict.fromkeys(equation.route.graphs, (routing.input_sizes, routing.output_sizes))
+    return found
 
 
 def _match(
     program: Program,
-    equation: str,
+    equation: Equation,
     graph: str,
     role: str,
     given: Mapping[str, str],
+    wanted: Sizes,
     found: Mapping[str, tuple[int, ...]],
     model: ir.Model,
 ) -> None:
     for name in given:
         if name not in found:
             raise BadInputError(
-                f"equation {equation} names {role} '{name}', which graph {graph} doesn't have "
+                f"equation {equation.name} names {role} '{name}', which graph {graph} doesn't have "
                 f"({', '.join(found)})"
             )
     missing = [name for name in found if name not in given]
     if missing and role == "input":
-        raise BadInputError(f"equation {equation} gives graph {graph} no value for its input '{missing[0]}'")
+        raise BadInputError(
+            f"equation {equation.name} gives graph {graph} no value for its input '{missing[0]}'"
+        )
     values = {v.name: v for v in (*model.graph.inputs, *model.graph.outputs)}
     for name, stream in given.items():
-        declared = program.sizes(stream)
-        if found[name] != declared:
+        if found[name] != wanted[name]:
+            what = "stream" if graph == equation.graph else "a window of stream"
             raise BadInputError(
                 f"shape clash: {role} '{name}' of graph {graph} is {_x(found[name])}, "
-                f"stream {stream} of equation {equation} is {_x(declared)}"
+                f"{what} {stream} of equation {equation.name} is {_x(wanted[name])}"
             )
         dtype = values[name].dtype
         if dtype is not None and dtype.numpy().name != program.streams[stream].dtype:
             raise BadInputError(
                 f"type clash: {role} '{name}' of graph {graph} is {dtype.numpy().name}, "
-                f"stream {stream} of equation {equation} is {program.streams[stream].dtype}"
+                f"stream {stream} of equation {equation.name} is {program.streams[stream].dtype}"
             )
 
 

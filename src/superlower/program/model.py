@@ -79,6 +79,19 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Bytes of one element for a padded frame of `height` x `width` pixels."""
         return prod(self.sizes(height, width)) * np.dtype(self.dtype).itemsize
 
+    def region(self, rows: range, columns: range) -> tuple[slice, ...]:
+        """Where a region of the padded frame lies in an element; axes not written in H or W are taken whole.
+
+        Raises:
+            BadInputError: it begins or ends within an element's row or column.
+        """
+        return tuple(
+            slice(None)
+            if isinstance(d, int)
+            else slice(_dim(d, rows.start, columns.start), _dim(d, rows.stop, columns.stop))
+            for d in self.shape
+        )
+
 
 def _dim(text: str, height: int, width: int) -> int:
     match = _DIM.fullmatch(text.replace(" ", ""))
@@ -90,27 +103,74 @@ def _dim(text: str, height: int, width: int) -> int:
     return size // int(match["by"] or 1)
 
 
+CHOICE = "@choice"
+"""Name of a route's read of its choice, beside the graph's inputs."""
+
+
+def otherwise(output: str) -> str:
+    """Name of a route's read of what stands for a graph output where nothing runs."""
+    return f"@otherwise:{output}"
+
+
+class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which graph an equation calls, patch by patch, as data say (see `superlower.program.routes`).
+
+    Attributes:
+        choice: read of an int32 stream of shape [1, 1, rows, columns], one number a patch: 0 where nothing
+            runs, k for graphs[k - 1].
+        graphs: the graphs to choose from, cheapest first, each of the equation's inputs and outputs at the
+            window's size.
+        patch: height and width of a patch in pixels of the padded low-resolution frame, which they divide.
+        halo: pixels around a patch that its graph sees too. Its window is moved inside the frame at borders,
+            so that a graph pads where the frame ends and nowhere else.
+        batch: windows of one graph a call, along the graph's first axis. A call that isn't full is filled up
+            with its last window again.
+        otherwise: graph output name -> read of what stands where nothing runs.
+    """
+
+    choice: str
+    graphs: tuple[str, ...]
+    patch: tuple[int, int]
+    otherwise: dict[str, str]
+    halo: int = 0
+    batch: int = 1
+
+
 class Equation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One call per frame: `outputs = graph(inputs)`, wherever `when` holds.
 
     Attributes:
         name: unique among the equations.
-        graph: name of the ONNX graph called (graphs/NAME.onnx); several equations may call one graph.
+        graph: name of the ONNX graph called (graphs/NAME.onnx); several equations may call one graph. With a
+            route: the whole frame's form of the route's one graph, called in place of windows of as many
+            pixels or more; empty for windows always.
         inputs: graph input name -> stream read, as "hb[t+1]".
         outputs: graph output name -> stream written at t.
         when: predicate over t and T (frames in the clip), as "t == 0 or t % 5 == 0".
+        route: where the graph is chosen by data, patch by patch.
     """
 
     name: str
-    graph: str
+    graph: str = ""
     inputs: dict[str, str]
     outputs: dict[str, str]
     when: str = "true"
+    route: Route | None = None
 
     @property
     def reads(self) -> dict[str, Read]:
-        """Graph input name -> parsed read."""
-        return {name: Read.parse(text) for name, text in self.inputs.items()}
+        """Graph input name -> parsed read; a route's own reads are named `CHOICE` and `otherwise(output)`."""
+        texts = dict(self.inputs)
+        if self.route is not None:
+            texts[CHOICE] = self.route.choice
+            texts |= {otherwise(name): text for name, text in self.route.otherwise.items()}
+        return {name: Read.parse(text) for name, text in texts.items()}
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Every graph that a call may need: the one, or the route's."""
+        chosen = () if self.route is None else self.route.graphs
+        return tuple(dict.fromkeys((*([self.graph] if self.graph else []), *chosen)))
 
 
 class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

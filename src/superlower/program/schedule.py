@@ -16,9 +16,9 @@ class Step:
 
     Attributes:
         call: the equation and frame.
-        graph: the graph it calls.
-        reads: graph input name -> element, None for zeros.
-        zeros: graph input name -> stream whose shape the zeros have.
+        graph: the graph it calls; of a routed equation, the whole frame's form or empty.
+        reads: what it reads, by the names of `Equation.reads` -> element, None for zeros.
+        zeros: such a name -> stream whose shape the zeros have.
         writes: graph output name -> element.
         arrives: input frames to take in before the call; frames arrive in order.
         emits: output elements complete after it, in frame order.
@@ -58,7 +58,9 @@ class Schedule:
     tail: range
 
     def peak_bytes(self, height: int, width: int, in_flight: int = 1) -> int:
-        """Largest sum of stream tensors alive at once, in bytes; engines' own memory is not in it.
+        """Largest sum of stream tensors alive at once, in bytes.
+
+        Engines' own memory isn't in it, nor the windows that a route is feeding them.
 
         Args:
             height, width: padded low-resolution frame size in pixels.

@@ -95,7 +95,7 @@ class Unrolled:
         )
 
     def reads(self, call: Call) -> dict[str, Element | None]:
-        """Graph input name -> element read, None for zeros."""
+        """What a call reads, by the names of `Equation.reads` -> element, None for zeros."""
         return {name: self.resolve(read, call.t) for name, read in self._reads[call.equation].items()}
 
     def writes(self, call: Call) -> dict[str, Element]:

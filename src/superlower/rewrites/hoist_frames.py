@@ -104,6 +104,9 @@ def _read(model: TemporalModel, refused: list[Site], sums: bool) -> dict[str, di
         clean[name] = infer_shapes(folded)
     table, found = Table(), {}
     for equation in model.program.equations:
+        if equation.route is not None:
+            refused.append(Site(equation.name, "routed: its graphs see windows of their inputs"))
+            continue
         try:
             found[equation.name] = read_graph(table, clean[equation.graph], equation.reads)
         except UnreadableError as error:
@@ -192,7 +195,7 @@ class _Hoisting:
         span = self.plan.spans.get(name)
         outputs = self.equations.get(name, {})
         if not frontier(outputs.values(), self.plan.hoisted(name)):
-            self.graphs[equation.graph] = self.model.graphs[equation.graph]
+            self.graphs |= {graph: self.model.graphs[graph] for graph in equation.graphs}
             self.made.append(equation)
             return
         self._form(equation, self.plan.hoisted(name), name, _both(equation.when, span))
@@ -211,7 +214,7 @@ class _Hoisting:
             self.graphs[graph] = original
             self.made.append(msgspec.structs.replace(equation, name=name, graph=graph, when=when))
             return
-        others = {e.graph for e in self.model.program.equations if e.name != equation.name}
+        others = {g for e in self.model.program.equations if e.name != equation.name for g in e.graphs}
         free = equation.graph not in others | self.graphs.keys()
         graph = equation.graph if free else _unused(name, {*self.model.graphs, *self.graphs})
         wanted = {output: outputs[output] for output in equation.outputs}

@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from superlower.backends.base import Outputs, Session
+from superlower.backends.base import Session
 from superlower.errors import BadInputError
 from superlower.program import analysis
 from superlower.program.chunks import Chunk, ChunkPlanner
-from superlower.program.model import Program
+from superlower.program.model import CHOICE, Program
+from superlower.program.routes import Choices, routings
 from superlower.program.schedule import Schedule, Step, schedule
 from superlower.program.unroll import Element
+from superlower.runtime.routed import Done, Pending, Router
 
 Array = NDArray[np.generic]
 
@@ -41,6 +42,9 @@ class Runner:
     Attributes:
         peak_bytes: largest sum of stream tensors that were alive at once in the last run.
         seconds: equation -> seconds of each call so far, from issue to completion.
+        chosen: equation with a route -> patches so far of each choice, 0 first.
+        flips: stream of choices that the last run was given -> patches of each frame, as they came, in which
+            its equation chose otherwise.
     """
 
     def __init__(self, program: Program, engines: Mapping[str, Engine], *, in_flight: int = 1) -> None:
@@ -50,18 +54,30 @@ class Runner:
         in_flight: calls that may run at the same time, where they don't wait for one another.
         """
         for equation in program.equations:
-            if equation.graph not in engines:
-                raise BadInputError(f"no engine for graph '{equation.graph}' of equation {equation.name}")
+            for graph in equation.graphs:
+                if graph not in engines:
+                    raise BadInputError(f"no engine for graph '{graph}' of equation {equation.name}")
         for graph, engine in engines.items():
-            callers = [e.name for e in program.equations if e.graph == graph]
+            callers = [e for e in program.equations if graph in e.graphs]
             if engine.stateful and len(callers) > 1:
                 raise BadInputError(
-                    f"the engine of graph '{graph}' keeps a state, but {' and '.join(callers)} share it"
+                    f"the engine of graph '{graph}' keeps a state, but "
+                    f"{' and '.join(e.name for e in callers)} share it"
                 )
+            if engine.stateful and any(e.route is not None for e in callers):
+                raise BadInputError(f"the engine of graph '{graph}' keeps a state, but is called by windows")
         self.program = program
         self.peak_bytes = 0
         self.seconds: dict[str, list[float]] = {e.name: [] for e in program.equations}
-        self._engines = {e.name: engines[e.graph] for e in program.equations}
+        routes = routings(program)
+        self.chosen = {name: np.zeros(1 + len(r.route.graphs), np.int64) for name, r in routes.items()}
+        self.flips: dict[str, list[int]] = {}
+        self._engines = {e.name: engines[e.graph] for e in program.equations if e.route is None}
+        self._routers = {
+            name: Router(r, {g: engines[g].session for g in r.equation.graphs}, in_flight)
+            for name, r in routes.items()
+        }
+        self._choices: Choices = {}
         self._in_flight = in_flight
         self._inside: dict[str, Element] = {}
         self._latency = analysis.latency(program)
@@ -75,6 +91,7 @@ class Runner:
         total: int | None = None,
         chunk: int | None = None,
         look_ahead: int | None = None,
+        choices: Choices | None = None,
     ) -> Iterator[Array]:
         """Upscale a clip. Outputs come as soon as they are known, one a frame, in order.
 
@@ -85,12 +102,15 @@ class Runner:
                 latency needs none: it runs on a stream of any length.
             look_ahead: frames a chunk looks beyond its own; None for the latency. Needed where the latency
                 is the whole clip; then it decides how far the backward sweep starts beyond the chunk.
+            choices: taken in place of what the program's equations choose (see `flips`).
 
         Raises:
             BadInputError: no frames, fewer frames than `total`, or a frame of another shape.
         """
         self.close_clip()
         self.peak_bytes = 0
+        self._choices = choices or {}
+        self.flips = {stream: [] for stream in self._choices}
         source = _Source(iter(frames), self.program, total)
         if chunk is None and self._latency is not None and total is None:
             chunk = self._in_flight
@@ -125,7 +145,7 @@ class Runner:
 
     def _execute(self, plan: Schedule, source: _Source) -> Iterator[Array]:
         yield from self._retire(plan.emits, plan.frees)
-        running: deque[tuple[Step, Future[Outputs], float]] = deque()
+        running: deque[tuple[Step, Pending, float]] = deque()
         for step in plan.steps:
             while running and (len(running) >= self._in_flight or not self._ready(step)):
                 yield from self._finish(*running.popleft())
@@ -145,26 +165,38 @@ class Runner:
             e is None or e in self._alive or e.stream == self.program.input for e in step.reads.values()
         )
 
-    def _issue(self, step: Step) -> tuple[Future[Outputs], float]:
-        engine = self._engines[step.call.equation]
-        self._check_states(step, engine)
-        feeds = {
-            name: self._alive[element] if element is not None else self._zero(step.zeros[name])
-            for name, element in step.reads.items()
-            if name not in engine.stateful
+    def _issue(self, step: Step) -> tuple[Pending, float]:
+        name = step.call.equation
+        engine = self._engines.get(name)
+        if engine is not None:
+            self._check_states(step, engine)
+        values = {
+            given: self._alive[element] if element is not None else self._zero(step.zeros[given])
+            for given, element in step.reads.items()
+            if engine is None or given not in engine.stateful
         }
         started = time.perf_counter()
-        if self._in_flight > 1:
-            return engine.session.submit(feeds), started
-        done: Future[Outputs] = Future()
-        done.set_result(engine.session.run(feeds))
-        self.seconds[step.call.equation].append(time.perf_counter() - started)
-        return done, started
+        pending: Pending
+        if engine is None:
+            pending = self._routers[name].start(values)
+            self.chosen[name] += np.bincount(values[CHOICE].ravel(), minlength=len(self.chosen[name]))
+        elif self._in_flight > 1:
+            pending = engine.session.submit(values)
+        else:
+            pending = Done(engine.session.run(values))
+        if self._in_flight == 1:
+            self.seconds[name].append(time.perf_counter() - started)
+        return pending, started
 
-    def _finish(self, step: Step, future: Future[Outputs], started: float) -> Iterator[Array]:
-        outputs = future.result()
+    def _finish(self, step: Step, pending: Pending, started: float) -> Iterator[Array]:
+        outputs = pending.result()
         if self._in_flight > 1:
             self.seconds[step.call.equation].append(time.perf_counter() - started)
+        for name, element in step.writes.items():
+            if element.stream in self._choices:
+                given = self._choices[element.stream][element.t]
+                self.flips[element.stream].append(int(np.count_nonzero(outputs[name] != given)))
+                outputs = {**outputs, name: given}
         for name, element in step.writes.items():
             self._alive[element] = outputs[name] if name in outputs else np.empty(0, np.float32)
         self._measure(())
@@ -195,7 +227,7 @@ class Runner:
             self._zeros[shape, dtype] = np.zeros(shape, dtype)
         return self._zeros[shape, dtype]
 
-    def _measure(self, running: Iterable[tuple[Step, Future[Outputs], float]]) -> None:
+    def _measure(self, running: Iterable[tuple[Step, Pending, float]]) -> None:
         height, width = self.program.frame.padded
         alive = sum(a.nbytes for a in self._alive.values()) + sum(a.nbytes for a in self._zeros.values())
         coming = sum(

@@ -8,12 +8,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from superlower.errors import BadInputError, MissingSdkError, unknown_name
 from superlower.frontends.base import ClipReference, ExportRequest
 from superlower.frontends.fetch import file_sha256
 from superlower.frontends.zoo.checkpoint import Rule, load_strictly, random_seed, read_state, seed_parameters
+from superlower.program.legality import called_sizes
 from superlower.program.model import Edge, Frame, Program, TemporalModel
 
 if TYPE_CHECKING:
@@ -184,18 +186,17 @@ def export_graphs(network: nn.Module, program: Program, **methods: Callable[...,
     from superlower.frontends.torch_export import export_module
     from superlower.frontends.zoo.layers_torch import Method
 
-    graphs = {}
+    graphs: dict[str, ir.Model] = {}
     for equation in program.equations:
-        if equation.graph in graphs:
-            continue
-        examples = {name: torch.zeros(program.sizes(read.stream)) for name, read in equation.reads.items()}
-        graphs[equation.graph] = export_module(
-            Method(network, methods[equation.graph]),
-            examples,
-            list(equation.outputs),
-            name=equation.graph,
-            scope=SCOPE,
-        )
+        for graph, (sizes, _) in called_sizes(program, equation).items():
+            if graph not in graphs:
+                graphs[graph] = export_module(
+                    Method(network, methods[graph]),
+                    {name: torch.zeros(shape) for name, shape in sizes.items()},
+                    list(equation.outputs),
+                    name=graph,
+                    scope=SCOPE,
+                )
     return TemporalModel(program, graphs)
 
 
