@@ -90,15 +90,21 @@ class OpenVino:
         return probe.coverage(model, answers, self.legalize(target, precision))
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
-        """Warps as the opset spells them and in their fastest form; for fp16 the graph's types.
+        """Warps as the opset spells them and in their fastest form; for fp16 the graph's types. In fp32 on a
+        CPU, deformable convolutions without copies of their offsets and columns.
 
         The build types bf16: ONNX 19 has none.
         """
         from superlower.backends.select_lowering import legal_passes
         from superlower.passes.convert_precision import ConvertPrecision
+        from superlower.passes.pointwise_conv_to_mat_mul import PointwiseConvToMatMul
+        from superlower.passes.split_convolution import SplitConvolution
 
         typing = (ConvertPrecision(),) if precision is Precision.FP16 else ()
-        return legal_passes(self.name, target, precision, typing)
+        passes = legal_passes(self.name, target, precision, typing)
+        if target.kind != "cpu" or precision is not Precision.FP32:
+            return passes
+        return (*passes, SplitConvolution(), PointwiseConvToMatMul())
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Convert to OpenVINO IR and compile it, in a subprocess; states of `options.stateful` go inside.
