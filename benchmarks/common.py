@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine, BasicVSR as a bundle, threads, results on disk."""
+"""What the benchmarks share: the machine, a model as a bundle, threads, results on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from superlower.targets.base import Precision
 from superlower.targets.catalog import target
 
 MODEL = "basicvsr"
-WEIGHTS = "vimeo90k-bi"
 RESULTS = Path(__file__).resolve().parent / "results"
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -70,25 +69,31 @@ def build(
     backends: Sequence[str],
     progress: Progress,
     *,
+    model: str = MODEL,
+    weights: str | None = None,
     blocks: int | None = None,
     clip: Path | None = None,
     golden_frames: int = exporting.GOLDEN_FRAMES,
 ) -> Built:
-    """Export BasicVSR and compile it in fp32 with a thread a physical core.
+    """Export a model and compile it in fp32 with a thread a physical core.
 
     Args:
         folder: where the bundle goes.
         size: height and width of a frame.
         backends: to compile with.
-        blocks: residual blocks a trunk, with seeded weights; None for the published checkpoint and its 30.
+        model: its name.
+        weights: a file, or the name of a published checkpoint; None for the first of those.
+        blocks: residual blocks a trunk, with seeded weights; None for a checkpoint and what it has.
         clip: golden frames come from it; made up if None.
         golden_frames: how many.
     """
-    location, options = (WEIGHTS, {}) if blocks is None else ("random:0", {"blocks": str(blocks)})
-    architecture = exporting.frontend(MODEL)
+    architecture = exporting.frontend(model)
+    location, options = weights or architecture.checkpoints[0].name, {}
+    if blocks is not None:
+        location, options = "random:0", {"blocks": str(blocks)}
     fetched = fetch_weights(location, architecture)
     exported = exporting.export(
-        MODEL,
+        model,
         location,
         *size,
         options=options,
@@ -102,7 +107,8 @@ def build(
     request = ExportRequest(
         weights=fetched.path, height=size[0], width=size[1], options=options, source=fetched.source
     )
-    return Built(made.bundle, architecture.reference(request), location)
+    published = (c.name for c in architecture.checkpoints if c.sha256 == fetched.sha256)
+    return Built(made.bundle, architecture.reference(request), next(published, Path(location).name))
 
 
 def write(name: str, size: tuple[int, int], result: Mapping[str, object], output: Path | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -33,6 +34,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     asking = (getattr(getattr(item, "module", None), "ASKS_TVM", False) for item in session.items)
     if any(asking) and importlib.util.find_spec("tvm") is not None:
         importlib.import_module("tvm")
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """The folder of reference inputs and outputs."""
+    default = Path(__file__).parents[2] / "shared" / "oracles"
+    folder = Path(os.environ.get("SUPERLOWER_ORACLES", default))
+    if not folder.is_dir():
+        pytest.skip(f"no oracles at {folder}: set SUPERLOWER_ORACLES")
+    return folder
 
 
 @pytest.fixture

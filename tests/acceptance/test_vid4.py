@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,6 @@ BACKENDS = ("onnxruntime", "openvino")
 FRAMES = 31
 
 
-@pytest.fixture
-def vid4() -> Path:
-    """Ground truth of Vid4: a folder of PNG files for each clip."""
-    default = Path(__file__).parents[2].parent / "shared" / "oracles"
-    folder = Path(os.environ.get("SUPERLOWER_ORACLES", default)) / "vid4"
-    if not folder.is_dir():
-        pytest.skip(f"Vid4 isn't at {folder}: set SUPERLOWER_ORACLES")
-    return folder
-
-
 @pytest.mark.parametrize(
     ("clip", "size", "psnr"),
     [
@@ -40,7 +29,7 @@ def vid4() -> Path:
     ],
 )
 def test_engines_have_the_published_quality(
-    tmp_path: Path, vid4: Path, clip: str, size: str, psnr: float
+    tmp_path: Path, oracles: Path, clip: str, size: str, psnr: float
 ) -> None:
     pytest.importorskip("openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'")
     fetched(CHECKPOINT)
@@ -53,7 +42,16 @@ def test_engines_have_the_published_quality(
     for command in commands:
         outcome = superlower(*command)
         assert outcome.code == 0, outcome.stderr
-    measured = ("--gt", vid4 / clip, "--degrade", "bi", "--frames", FRAMES, "--pytorch", CHECKPOINT.name)
+    measured = (
+        "--gt",
+        oracles / "vid4" / clip,
+        "--degrade",
+        "bi",
+        "--frames",
+        FRAMES,
+        "--pytorch",
+        CHECKPOINT.name,
+    )
     outcome = superlower("bench", "quality", bundle, *measured, *chosen, "--json")
     assert outcome.code == 0, outcome.stderr
     reference, *rows = outcome.json["results"]

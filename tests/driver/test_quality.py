@@ -12,10 +12,12 @@ from superlower.driver.quality import measure, read_truth
 from superlower.errors import BadInputError
 from superlower.media.degrade import bi
 from superlower.media.tensors import to_tensor
-from superlower.metrics.psnr import psnr_y
+from superlower.metrics.psnr import luma, psnr, psnr_y
 from superlower.metrics.ssim import ssim_y
 from superlower.runtime.load import open_runner
 from support.clips import picture, save_folder
+from support.command import superlower
+from support.models import luma_upscaler, save_program
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,38 @@ def test_the_reference_comes_first_and_errors_are_against_it(bundle: Bundle) -> 
     assert second.max_abs == pytest.approx([0, 0.01, 0.02, 0.03, 0.04], abs=3e-7)
     assert first.quality.psnr[0] == second.quality.psnr[0]
     assert first.quality.psnr[4] != second.quality.psnr[4]
+
+
+def test_ends_are_upscaled_but_not_scored(bundle: Bundle) -> None:
+    (whole,) = measure(bundle, [bundle.pick()], truth(), "bi")
+    expected = outputs(bundle, truth())
+    rows = measure(bundle, [bundle.pick()], truth(), "bi", ends=1, reference=lambda _: expected)
+    assert [row.quality.psnr for row in rows] == [whole.quality.psnr[1:-1]] * 2
+    assert rows[1].max_abs == (0.0,) * 5
+    with pytest.raises(BadInputError, match="with 3 frames left out at either end, none of 5 is scored"):
+        measure(bundle, [bundle.pick()], truth(), "bi", ends=3)
+
+
+@pytest.mark.usefixtures("quick_builds")
+def test_whole_levels_are_a_luma_models_own(tmp_path: Path) -> None:
+    """Its luma rounded once, not what colour, another rounding and the way back leave of it."""
+    compiled = superlower(
+        *("compile", save_program(luma_upscaler(), tmp_path / "program"), "-o", tmp_path / "bundle"),
+        *("-t", "cpu", "-b", "onnxruntime", "--threads", 1, "--frames", 1),
+    )
+    assert compiled.code == 0, compiled.stderr
+    made = Bundle.open(tmp_path / "bundle")
+    (row,) = measure(made, [made.pick()], truth(), "bi", border=1, rounded=True)
+    for t, output in enumerate(outputs(made, truth())):
+        levels = np.rint(255 * np.clip(output[0, 0], 0, 1))
+        assert row.quality.psnr[t] == psnr(levels, luma(truth()[t], rounded=True), border=1)
+
+
+def test_whole_levels_of_colour(bundle: Bundle) -> None:
+    (row,) = measure(bundle, [bundle.pick()], truth(), "bi", rounded=True)
+    for t, output in enumerate(outputs(bundle, truth())):
+        pixels = np.rint(np.clip(output[0], 0, 1).transpose(1, 2, 0) * 255).astype(np.uint8)
+        assert row.quality.psnr[t] == psnr_y(pixels, truth()[t], rounded=True)
 
 
 def test_chunks_score_alike_where_they_are_exact(bundle: Bundle) -> None:

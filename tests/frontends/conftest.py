@@ -1,10 +1,8 @@
-"""Shared by the frontends' tests: oracles, ONNX Runtime on a graph, a cache that outlives a run."""
+"""Shared by the frontends' tests: ONNX Runtime on a graph, a cache that outlives a run."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -15,16 +13,6 @@ from superlower import ir
 from superlower.program.model import TemporalModel
 
 Array = NDArray[np.generic]
-
-
-@pytest.fixture(scope="session")
-def oracles() -> Path:
-    """The folder of reference inputs and outputs."""
-    default = Path(__file__).parents[2].parent / "shared" / "oracles"
-    folder = Path(os.environ.get("SUPERLOWER_ORACLES", default))
-    if not folder.is_dir():
-        pytest.skip(f"no oracles at {folder}: set SUPERLOWER_ORACLES")
-    return folder
 
 
 @pytest.fixture(scope="session")

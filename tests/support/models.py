@@ -102,6 +102,18 @@ def window(height: int = 16, width: int = 16, multiple: int = 1) -> TemporalMode
     return _one_equation("window", frame, graph, reads, {"picture": "output"}, {})
 
 
+def luma_upscaler(height: int = 16, width: int = 16) -> TemporalModel:
+    """Luma alone, frame by frame."""
+    frame = Frame(height=height, width=width, channels=1, color="y", scale=SCALE)
+    net = _Net(5)
+    picture = net.conv(
+        "last", net.op("Tanh", "tanh", net.conv("first", "x", 1, FEATURES)), FEATURES, SCALE**2
+    )
+    net.op("DepthToSpace", "picture", picture, blocksize=SCALE, mode="CRD")
+    graph = net.model({"x": (1, 1, height, width)}, {"picture": (1, 1, SCALE * height, SCALE * width)})
+    return _one_equation("luma", frame, graph, {"x": "frame[t]"}, {"picture": "output"}, {})
+
+
 def bidirectional(height: int = 16, width: int = 16) -> TemporalModel:
     """A backward sweep, and pictures made of its states: latency the whole clip."""
     back, forth = _Net(3), _Net(4)
@@ -158,8 +170,8 @@ def _one_equation(
         name=name,
         frame=frame,
         streams={
-            "frame": Stream(shape=(1, 3, "H", "W"), edge=Edge.REPLICATE),
-            "output": Stream(shape=(1, 3, f"{SCALE}*H", f"{SCALE}*W")),
+            "frame": Stream(shape=(1, frame.channels, "H", "W"), edge=Edge.REPLICATE),
+            "output": Stream(shape=(1, frame.channels, f"{SCALE}*H", f"{SCALE}*W")),
             **states,
         },
         equations=(Equation(name="step", graph="step", inputs=reads, outputs=writes),),

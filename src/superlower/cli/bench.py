@@ -52,6 +52,10 @@ def quality(
     ] = "bi",
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Default: all.")] = None,
     border: Annotated[int, typer.Option("--border", min=0, help="Output pixels left out at each edge.")] = 0,
+    ends: Annotated[
+        int, typer.Option("--ends", min=0, help="Frames left out of the scores at either end.")
+    ] = 0,
+    rounded: Annotated[bool, typer.Option("--rounded", help="Score luma in whole levels.")] = False,
     backend_names: BackendNames = None,
     weights: PyTorchWeights = None,
     settings: Settings = None,
@@ -76,6 +80,8 @@ def quality(
             clip,
             degradation,
             border=border,
+            ends=ends,
+            rounded=rounded,
             reference=reference,
             chunk=chunk,
             look_ahead=look_ahead,
@@ -89,6 +95,8 @@ def quality(
                 "degradation": degradation,
                 "frames": len(clip),
                 "border": border,
+                "ends": ends,
+                "rounded": rounded,
                 "results": [
                     {
                         "variant": row.variant,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import onnx_ir as ir
 
 from superlower.backends.base import Artifact, Backend, BuildOptions, keeps_states
 from superlower.backends.registry import backend, backends
@@ -234,22 +235,16 @@ def _build(
     progress.stage(f"building {job.name}", len(model.graphs))
     engines: dict[str, Artifact] = {}
     records: list[PassRecord] = []
-    passes = job.backend.legalize(job.target, job.precision)
-    own = f"{job.backend.name}."
-    settings = {k.removeprefix(own): v for k, v in options.settings.items() if k.startswith(own)}
-    context = Context(job.backend.name, job.backend.versions(), job.target, job.precision, settings)
     warnings: list[str] = []
     for name, graph in model.graphs.items():
-        legal, reports = apply(graph, passes, feeds[name])
-        treated = treat(context, legal, feeds[name])
-        records += [record_of(name, report) for report in (*reports, *treated.reports)]
-        warnings += [f"{name}: {warning}" for warning in treated.warnings]
         workdir = place / name
         workdir.mkdir(parents=True)
         states = state_pairs(model.program, name) if states_inside else ()
-        asked = replace(options, precision=job.precision, stateful=states, settings=settings)
-        engines[name] = job.backend.compile(treated.model, job.target, asked, workdir)
-        _tidy(workdir, engines[name])
+        built = build_graph(job, graph, feeds[name], replace(options, stateful=states), workdir)
+        records += [record_of(name, report) for report in built.reports]
+        warnings += [f"{name}: {warning}" for warning in built.warnings]
+        engines[name] = built.artifact
+        _tidy(workdir, built.artifact)
         progress.advance(name)
     for warning in warnings:
         log.warning("%s, %s", job.name, warning)
@@ -269,6 +264,39 @@ def _build(
         machine={"processor": job.target.title, "flags": " ".join(sorted(flags))} if flags else {},
         warnings=tuple(warnings),
     )
+
+
+@dataclass(frozen=True)
+class BuiltGraph:
+    """One graph's engine, what its passes did, and what the rules for known bugs warn of."""
+
+    artifact: Artifact
+    reports: tuple[PassReport, ...]
+    warnings: tuple[str, ...]
+
+
+def build_graph(
+    job: Job, graph: ir.Model, feeds: Sequence[Feeds], options: BuildOptions, workdir: Path
+) -> BuiltGraph:
+    """Compile a graph that had the default passes: legalized, treated for known bugs, then built.
+
+    Args:
+        feeds: to validate passes on.
+        options: of the build but for its precision; settings are named BACKEND.KEY.
+        workdir: an empty folder, the engine's.
+
+    Raises:
+        OutputsDifferError: a pass left its budget.
+        BuildFailedError, UnsupportedOperatorError, MissingSdkError: as the backend found.
+    """
+    own = f"{job.backend.name}."
+    settings = {k.removeprefix(own): v for k, v in options.settings.items() if k.startswith(own)}
+    context = Context(job.backend.name, job.backend.versions(), job.target, job.precision, settings)
+    legal, reports = apply(graph, job.backend.legalize(job.target, job.precision), feeds)
+    treated = treat(context, legal, feeds)
+    asked = replace(options, precision=job.precision, settings=settings)
+    artifact = job.backend.compile(treated.model, job.target, asked, workdir)
+    return BuiltGraph(artifact, (*reports, *treated.reports), treated.warnings)
 
 
 def record_of(graph: str, report: PassReport | rewriting.ProgramReport) -> PassRecord:

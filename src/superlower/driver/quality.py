@@ -18,7 +18,7 @@ from superlower.errors import BadInputError, unknown_name
 from superlower.frontends.base import ClipReference
 from superlower.media import degrade
 from superlower.media.clip import open_clip
-from superlower.media.tensors import from_tensor, to_tensor
+from superlower.media.tensors import from_tensor, luma_from_tensor, to_tensor
 from superlower.metrics.clip import Quality, clip_quality
 from superlower.program.model import Frame
 from superlower.runtime.load import open_runner
@@ -40,7 +40,7 @@ class QualityRow:
 
     Attributes:
         variant: its name.
-        quality: PSNR and SSIM on luma, frame by frame.
+        quality: PSNR and SSIM on luma, frame by frame of those scored.
         max_abs: largest |output - PyTorch's| of each frame, where PyTorch was asked for.
     """
 
@@ -81,6 +81,8 @@ def measure(
     degradation: str,
     *,
     border: int = 0,
+    ends: int = 0,
+    rounded: bool = False,
     reference: ClipReference | None = None,
     chunk: int | None = None,
     look_ahead: int | None = None,
@@ -94,11 +96,13 @@ def measure(
         truth: uint8 [scale*H, scale*W, 3] frames.
         degradation: a name in `DEGRADATIONS`.
         border: output pixels left out at each edge.
+        ends: frames upscaled but not scored at either end of the clip, where a window reaches beyond it.
+        rounded: score luma in whole levels: of RGB pixels, and a luma model's own before it becomes RGB.
         reference: PyTorch's whole-clip run; its own row comes first, and variants are compared with it.
         chunk, look_ahead: as for `Runner.run`.
 
     Raises:
-        BadInputError: no such degradation, or one that is only defined for another scale.
+        BadInputError: no such degradation, or one that is only defined for another scale; no frame to score.
     """
     if degradation not in DEGRADATIONS:
         raise unknown_name("degradation", degradation, DEGRADATIONS)
@@ -108,6 +112,9 @@ def measure(
         raise BadInputError(
             f"degradation {degradation} is defined for x4, the bundle is x{frame.scale}: use bi"
         )
+    if ends < 0 or 2 * ends >= len(truth):
+        raise BadInputError(f"with {ends} frames left out at either end, none of {len(truth)} is scored")
+    scored = slice(ends, len(truth) - ends)
     low = [DEGRADATIONS[degradation](picture, frame.scale) for picture in truth]
     inputs = [to_tensor(picture, frame) for picture in low]
     rows: list[QualityRow] = []
@@ -115,7 +122,8 @@ def measure(
     if reference is not None:
         progress.stage("PyTorch eager")
         expected = reference(inputs)
-        scores = clip_quality(_pixels(expected, frame, low), truth, border=border)
+        pictures = _pixels(expected[scored], frame, low[scored], rounded)
+        scores = clip_quality(pictures, truth[scored], border=border, rounded=rounded)
         rows.append(QualityRow("PyTorch eager fp32", scores))
     for variant in variants:
         progress.stage(variant.name, len(inputs))
@@ -126,17 +134,23 @@ def measure(
                 if expected is not None:
                     errors += frame_errors([output], [expected[t]], frame.range[1] - frame.range[0])[0]
                 progress.advance()
-                yield from _pixels([output], frame, low[t : t + 1])
+                if t in range(len(truth))[scored]:
+                    yield from _pixels([output], frame, low[t : t + 1], rounded)
 
         with open_runner(bundle, variant) as runner:
             outputs = runner.run(inputs, total=len(inputs), chunk=chunk, look_ahead=look_ahead)
-            scores = clip_quality(watched(outputs), truth, border=border)
+            scores = clip_quality(watched(outputs), truth[scored], border=border, rounded=rounded)
         rows.append(QualityRow(variant.name, scores, tuple(errors)))
     return rows
 
 
 def _pixels(
-    outputs: Sequence[NDArray[np.generic]], frame: Frame, sources: Sequence[Image]
+    outputs: Sequence[NDArray[np.generic]], frame: Frame, sources: Sequence[Image], rounded: bool
 ) -> Iterator[Image]:
+    """RGB [H, W, 3]; of a luma model, where whole levels are scored, luma [H, W]."""
     for output, source in zip(outputs, sources, strict=True):
-        yield from_tensor(np.asarray(output, np.float32), frame, source).astype(np.uint8, copy=False)
+        values = np.asarray(output, np.float32)
+        if rounded and frame.color == "y":
+            yield luma_from_tensor(values, frame)
+        else:
+            yield from_tensor(values, frame, source).astype(np.uint8, copy=False)

@@ -74,6 +74,40 @@ def from_tensor(
         OutputsDifferError: the output holds NaN or infinities.
     """
     _check(source_rgb, frame)
+    levels = _levels_of(output, frame)
+    top = np.iinfo(dtype).max
+    pixels = levels.transpose(1, 2, 0)
+    if frame.color == "y":
+        pixels = np.clip(_join(pixels[..., 0] * 255.0, source_rgb, frame.scale), 0, 1).astype(np.float32)
+    # Beyond 24 bits nothing rounds in float32: 65535 * x is exact enough to rint.
+    return np.ascontiguousarray(np.rint(pixels * np.float32(top)).astype(dtype))
+
+
+def luma_from_tensor(output: npt.NDArray[np.floating], frame: Frame) -> npt.NDArray[np.uint8]:
+    """One element of a luma model's output stream as whole levels, without the chroma that a picture needs.
+
+    Args:
+        output: [1, 1, scale * padded H, scale * padded W] of any float type.
+        frame: a contract of color "y".
+
+    Returns:
+        uint8 [scale * H, scale * W].
+
+    Raises:
+        OutputsDifferError: the output holds NaN or infinities.
+    """
+    levels: npt.NDArray[np.uint8] = np.rint(_levels_of(output, frame)[0] * np.float32(255)).astype(np.uint8)
+    return levels
+
+
+def luma(rgb: Image) -> npt.NDArray[np.float64]:
+    """BT.601 luma of uint8 or uint16 [H, W, 3]: float64 [H, W] in 16..235, not rounded."""
+    y: npt.NDArray[np.float64] = _unit(rgb) @ _YCBCR[0] + _OFFSET[0]
+    return y
+
+
+def _levels_of(output: npt.NDArray[np.floating], frame: Frame) -> Tensor:
+    """Without padding, in 0..1: float32 [channels, scale * H, scale * W]."""
     height, width = (frame.scale * side for side in frame.padded)
     if output.shape != (1, frame.channels, height, width):
         raise BadInputError(
@@ -84,19 +118,8 @@ def from_tensor(
     if not np.isfinite(planes).all():
         raise OutputsDifferError("the model's output holds NaN or infinity: try a higher --precision")
     black, white = frame.range
-    top = np.iinfo(dtype).max
-    levels = np.clip((planes - np.float32(black)) / np.float32(white - black), 0, 1)
-    pixels = levels.transpose(1, 2, 0)
-    if frame.color == "y":
-        pixels = np.clip(_join(pixels[..., 0] * 255.0, source_rgb, frame.scale), 0, 1).astype(np.float32)
-    # Beyond 24 bits nothing rounds in float32: 65535 * x is exact enough to rint.
-    return np.ascontiguousarray(np.rint(pixels * np.float32(top)).astype(dtype))
-
-
-def luma(rgb: Image) -> npt.NDArray[np.float64]:
-    """BT.601 luma of uint8 or uint16 [H, W, 3]: float64 [H, W] in 16..235, not rounded."""
-    y: npt.NDArray[np.float64] = _unit(rgb) @ _YCBCR[0] + _OFFSET[0]
-    return y
+    levels: Tensor = np.clip((planes - np.float32(black)) / np.float32(white - black), 0, 1)
+    return levels
 
 
 def _join(y: npt.NDArray[np.floating], source: Image, scale: int) -> npt.NDArray[np.float64]:

@@ -40,15 +40,15 @@ def clip_quality(
     """Score a clip against its ground truth, a frame at a time.
 
     Args:
-        frames, references: uint8 [H, W, 3] each, as many of one as of the other.
+        frames, references: uint8 [H, W, 3] each, or [H, W] of luma as it is; as many of one as of the other.
         border: pixels left out at each edge.
-        rounded: round luma to whole levels first.
+        rounded: round luma of RGB to whole levels first.
     """
     scores: list[tuple[float, float]] = []
     for image, reference in zip_longest(frames, references):
         if image is None or reference is None:
             raise BadInputError(f"the clips to compare differ in length: only one has a frame {len(scores)}")
-        a, b = luma(image, rounded=rounded), luma(reference, rounded=rounded)
+        a, b = (x if x.ndim == 2 else luma(x, rounded=rounded) for x in (image, reference))
         scores.append((psnr(a, b, border=border), ssim(a, b, border=border)))
     if not scores:
         raise BadInputError("there are no frames to compare")

@@ -17,6 +17,7 @@ from superlower.frontends.zoo.basicvsrpp import BasicVsrPlusPlus
 from superlower.frontends.zoo.basicvsrpp_torch import BasicVsrPlusPlusNet
 from superlower.frontends.zoo.checkpoint import rename
 from superlower.program import analysis
+from support.parity import mmagic_checkpoint
 from support.zoo import (
     PARITY,
     THROUGH_ONNX,
@@ -35,19 +36,7 @@ NAME = "basicvsrpp_c64n7"
 @pytest.fixture(scope="module")
 def checkpoint(oracles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file as mmagic writes them, with the reference's weights."""
-    keys = keys_of(oracles, NAME)
-    state = {
-        f"generator.{name}": torch.from_numpy(recipe(name, shape))
-        for name, shape in keys.items()
-        if name not in ("spynet.mean", "spynet.std")
-    }
-    with torch.device("cpu"):
-        network = BasicVsrPlusPlusNet(1)
-    state |= {"generator.spynet.mean": network.spynet.mean, "generator.spynet.std": network.spynet.std}
-    state["generator.step_counter"] = torch.zeros(1)
-    path = tmp_path_factory.mktemp("basicvsrpp") / "weights.pth"
-    torch.save({"state_dict": state}, path)
-    return path
+    return mmagic_checkpoint(oracles, tmp_path_factory.mktemp("basicvsrpp"))
 
 
 def test_is_a_zoo_frontend() -> None:
