@@ -61,6 +61,20 @@ def test_graph_outputs_keep_their_names() -> None:
     assert within_rounding(result)
 
 
+def test_convolutions_share_the_parts_of_shared_weights() -> None:
+    g = GraphBuilder()
+    weight, bias = g.const(RNG.standard_normal((4, 3, 3, 3))), g.const(RNG.standard_normal(4))
+    parts = []
+    for name in ("x", "y"):
+        convolved = g.Conv(g.input(name, 1, 3, 5, 5), weight, bias)
+        parts += g.Split(convolved, g.ints(3, 1), axis=1, outputs=2)
+    result = outcome(g.model(*parts), SplitConvolution())
+    assert result.ops == {"Conv": 4}
+    assert len(result.applied.rewritten) == 2
+    assert len(result.model.graph.initializers) == 4
+    assert within_rounding(result)
+
+
 def test_a_second_run_changes_nothing() -> None:
     g = GraphBuilder()
     result = outcome(g.model(*split_convolution(g, 2, 2)), SplitConvolution())

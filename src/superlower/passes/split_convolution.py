@@ -105,8 +105,11 @@ def _rewrite(graph: ir.Graph, conv: ir.Node, split: ir.Node, sizes: list[int]) -
 
 
 def _part(graph: ir.Graph, value: ir.Value, first: int, end: int) -> ir.Value:
-    array = np.ascontiguousarray(cast(np.ndarray, constant_value(value))[first:end])
     name = f"{value.name}_{first}_{end}"
+    if name in graph.initializers:
+        # Windows run one convolution on each frame.
+        return graph.initializers[name]
+    array = np.ascontiguousarray(cast(np.ndarray, constant_value(value))[first:end])
     made = ir.Value(name=name, const_value=ir.tensor(array, name=name))
     made.shape, made.type = ir.Shape(array.shape), value.type
     graph.register_initializer(made)
