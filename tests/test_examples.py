@@ -45,6 +45,27 @@ def test_the_running_average_compiles_and_averages(tmp_path: Path) -> None:
     assert levels == pytest.approx([1.0, keep, keep**2], abs=1e-6)
 
 
+def test_the_sharpener_runs_where_busy(tmp_path: Path) -> None:
+    folder, bundle = tmp_path / "busy", tmp_path / "busy.bundle"
+    command = [
+        sys.executable,
+        str(EXAMPLES / "sharpen_where_busy.py"),
+        str(folder),
+        "--size",
+        "48x60",
+        "--threshold",
+        "0.28",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    assert "chosen by busy[t] for each of 4x5 patches of 12x12" in superlower("inspect", folder).stderr
+    assert superlower("compile", folder, "-o", bundle, "-t", "cpu", "-b", "onnxruntime").code == 0
+    checked = superlower("check", bundle).stderr
+    assert "its own differ for 0 patches, 1 may" in " ".join(checked.split())
+    assert "of the golden clip's patches run" in superlower("inspect", bundle).stderr
+    timed = superlower("bench", "speed", bundle, "--rounds", 1)
+    assert "sharpen of onnxruntime-cpu-fp32 ran for" in timed.stderr
+
+
 def test_the_surgery_says_relu() -> None:
     pytest.importorskip("onnx_graphsurgeon")
     shape = [1, 1, 2, 2]

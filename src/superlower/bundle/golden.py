@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from superlower.program.model import Frame
 Array = NDArray[np.float32]
 
 GOLDEN_FILE = files.GOLDEN_FILE
+_CHOICES = "choices."
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,24 +31,28 @@ class GoldenClip:
         outputs: output stream, as many, each [1, C, scale*H, scale*W].
         source: where the frames come from.
         reference: what computed the outputs.
+        choices: what the program's routes chose, by stream, as int32 elements (see
+            `superlower.program.routes`); engines are held to the outputs with these.
     """
 
     frames: tuple[Array, ...]
     outputs: tuple[Array, ...]
     source: str
     reference: str
+    choices: Mapping[str, tuple[NDArray[np.int32], ...]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write one .npz, aside first and then under its name."""
         aside = path.with_name(f".{path.name}.{os.getpid()}.npz")
+        arrays: dict[str, Any] = {
+            "frames": np.stack(self.frames),
+            "outputs": np.stack(self.outputs),
+            "source": np.array(self.source),
+            "reference": np.array(self.reference),
+            **{_CHOICES + stream: np.stack(elements) for stream, elements in self.choices.items()},
+        }
         try:
-            np.savez(
-                aside,
-                frames=np.stack(self.frames),
-                outputs=np.stack(self.outputs),
-                source=np.array(self.source),
-                reference=np.array(self.reference),
-            )
+            np.savez(aside, **arrays)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
@@ -61,7 +67,15 @@ class GoldenClip:
         try:
             with np.load(path, allow_pickle=False) as data:
                 return GoldenClip(
-                    tuple(data["frames"]), tuple(data["outputs"]), str(data["source"]), str(data["reference"])
+                    tuple(data["frames"]),
+                    tuple(data["outputs"]),
+                    str(data["source"]),
+                    str(data["reference"]),
+                    {
+                        name.removeprefix(_CHOICES): tuple(data[name])
+                        for name in data.files
+                        if name.startswith(_CHOICES)
+                    },
                 )
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise BadInputError(f"golden clip {path} can't be read: {error}") from None

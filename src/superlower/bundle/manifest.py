@@ -52,16 +52,24 @@ class PassRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     seconds: float = 0.0
 
 
-class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Error of a variant over the golden frames, as measured when it was compiled.
 
     Attributes:
         max_abs: largest |output - reference| in each frame, on the contract's value range.
         psnr_db: of each frame against the reference, peak the contract's range; infinity where identical.
+        flips: patches of routes for which the engines choose otherwise than the reference.
+        flips_accepted: how many `check` accepts.
     """
 
     max_abs: tuple[float, ...]
     psnr_db: tuple[float, ...]
+    flips: int = 0
+    flips_accepted: int = 0
+
+    def within(self, tolerance: float) -> bool:
+        """Whether every frame is within a tolerance, and no more choices flip than may."""
+        return max(self.max_abs) <= tolerance and self.flips <= self.flips_accepted
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,7 +9,8 @@ import numpy as np
 
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.golden import GoldenClip, frame_errors
-from superlower.bundle.manifest import Variant
+from superlower.bundle.manifest import Measured, Variant
+from superlower.program.routes import flips_accepted
 from superlower.runtime.load import open_runner
 from superlower.runtime.runner import Runner
 
@@ -29,6 +30,9 @@ class VariantCheck:
         growth: how the error grows over time: mean of max_abs over the last third of the frames, divided by
             that over the first third; None where the error is nil.
         reference: what it was compared with.
+        flips: patches of routes for which the engines choose otherwise than the reference; outputs are
+            compared with the reference's choices all the same.
+        flips_accepted: so many may: see `superlower.program.routes.flips_accepted`.
     """
 
     variant: str
@@ -42,6 +46,8 @@ class VariantCheck:
     max_abs: tuple[float, ...] = ()
     psnr_db: tuple[float, ...] = ()
     growth: float | None = None
+    flips: int = 0
+    flips_accepted: int = 0
 
 
 def check_variant(
@@ -60,15 +66,12 @@ def check_variant(
         return VariantCheck(*what, None, limit, golden.reference, skipped=reason)
     with open_runner(bundle, variant) as runner:
         max_abs, psnr = replay(runner, golden, on_frame)
-    return VariantCheck(
-        *what,
-        passed=max(max_abs) <= limit,
-        tolerance=limit,
-        reference=golden.reference,
-        max_abs=tuple(max_abs),
-        psnr_db=tuple(psnr),
-        growth=growth(max_abs),
-    )
+        flips = sum(map(sum, runner.flips.values()))
+    low, high = bundle.program.frame.range
+    patches = sum(element.size for elements in golden.choices.values() for element in elements)
+    accepted = flips_accepted(patches, limit / (high - low)) if patches else 0
+    measured = Measured(max_abs=tuple(max_abs), psnr_db=tuple(psnr), flips=flips, flips_accepted=accepted)
+    return _verdict(what, measured, limit, golden.reference)
 
 
 def stored_check(variant: Variant, reference: str) -> VariantCheck:
@@ -77,25 +80,33 @@ def stored_check(variant: Variant, reference: str) -> VariantCheck:
     measured = variant.measured
     if measured is None:
         return VariantCheck(*what, None, variant.tolerance, reference, skipped=variant.unchecked)
+    return _verdict(what, measured, variant.tolerance, reference)
+
+
+def _verdict(
+    what: tuple[str, str, str, str], measured: Measured, tolerance: float, reference: str
+) -> VariantCheck:
     return VariantCheck(
         *what,
-        passed=max(measured.max_abs) <= variant.tolerance,
-        tolerance=variant.tolerance,
+        passed=measured.within(tolerance),
+        tolerance=tolerance,
         reference=reference,
         max_abs=measured.max_abs,
         psnr_db=measured.psnr_db,
         growth=growth(list(measured.max_abs)),
+        flips=measured.flips,
+        flips_accepted=measured.flips_accepted,
     )
 
 
 def replay(
     runner: Runner, golden: GoldenClip, on_frame: Callable[[], None] = lambda: None
 ) -> tuple[list[float], list[float]]:
-    """Errors per frame of a runner over the golden clip (see `frame_errors`)."""
+    """Errors per frame of a runner over the golden clip (see `frame_errors`), given its choices."""
     low, high = runner.program.frame.range
     max_abs: list[float] = []
     psnr: list[float] = []
-    outputs = runner.run(golden.frames, total=len(golden.frames))
+    outputs = runner.run(golden.frames, total=len(golden.frames), choices=golden.choices)
     for output, expected in zip(outputs, golden.outputs, strict=True):
         worst, ratio = frame_errors([output], [expected], high - low)
         max_abs += worst

@@ -172,7 +172,7 @@ def speed(
 def _print_speed(
     bundle: Bundle,
     rows: list[SpeedRow],
-    rates: dict[str, dict[str, float]],
+    rates: dict[str, dict[str, str]],
     machine: str,
     frames: int,
 ) -> None:
@@ -196,10 +196,12 @@ def _print_speed(
                 f"equations of {row.name}",
                 ("equation", "calls a clip", "ms a call", "share", "GFLOP/s"),
                 (
-                    (name, time.calls, f"{time.ms:.1f}", f"{time.share:.1%}", f"{rates[row.name][name]:.0f}")
+                    (name, time.calls, f"{time.ms:.1f}", f"{time.share:.1%}", rates[row.name].get(name, ""))
                     for name, time in row.equations.items()
                 ),
             )
+        for name, shares in row.chosen.items():
+            console.print(f"{name} of {row.name} ran for {1 - shares[0]:.1%} of the patches", markup=False)
     console.print("Figures are medians; GFLOP/s are the convolutions' operations over the whole call.")
     if rows[0].name == PYTORCH:
         others = {row.threads for row in rows[1:]} - {None}
@@ -207,12 +209,19 @@ def _print_speed(
         console.print(f"PyTorch was set to {rows[0].threads} threads: {alike}.")
 
 
-def _rates(bundle: Bundle, rows: list[SpeedRow]) -> dict[str, dict[str, float]]:
-    """GFLOP/s of each variant's equations: their convolutions' operations over their calls' whole time."""
+def _rates(bundle: Bundle, rows: list[SpeedRow]) -> dict[str, dict[str, str]]:
+    """GFLOP/s of each variant's equations: their convolutions' operations over their calls' whole time.
+
+    None for equations with a route, whose calls differ.
+    """
     macs = graph_macs(bundle.model())
-    graphs = {equation.name: equation.graph for equation in bundle.program.equations}
+    graphs = {e.name: e.graph for e in bundle.program.equations if e.route is None}
     return {
-        row.name: {name: 2 * macs[graphs[name]] / time.ms / 1e6 for name, time in row.equations.items()}
+        row.name: {
+            name: f"{2 * macs[graphs[name]] / time.ms / 1e6:.0f}"
+            for name, time in row.equations.items()
+            if name in graphs
+        }
         for row in rows
         if row.equations
     }

@@ -100,6 +100,13 @@ def print_checks(checks: list[VariantCheck], culprits: dict[str, Culprit | NotBi
             for c in checks
         ),
     )
+    for c in run:
+        if c.flips_accepted:
+            console.print(
+                f"{c.variant}: compared with the reference's choices; its own differ for {c.flips} patches, "
+                f"{c.flips_accepted} may",
+                markup=False,
+            )
     for name, culprit in culprits.items():
         if culprit is None:
             console.print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import onnx_ir as ir
 import typer
 
@@ -95,7 +96,11 @@ def inspect(
         ("graph", "nodes", "operators"),
         ((name, len(graph.graph), _ops(count(graph))) for name, graph in model.graphs.items()),
     )
-    _cost(cost, f"; calls for a frame, over {frames}", nodes)
+    routed = any(equation.route is not None for equation in model.program.equations)
+    most = ", every patch at the last graph of its route" if routed else ""
+    _cost(cost, f"; calls for a frame, over {frames}{most}", nodes)
+    if bundle and routed:
+        _routed(bundle, model, cost)
     if bundle:
         print_table(
             f"variants, checked against {bundle.manifest.golden.reference}",
@@ -193,6 +198,14 @@ def _route(routing: Routing) -> None:
     )
     if equation.graph:
         console.print(f"    {equation.graph} makes the whole frame where windows would have as many pixels")
+
+
+def _routed(bundle: Bundle, model: TemporalModel, most: ModelCost) -> None:
+    golden = bundle.golden()
+    cost = model_cost(model, len(golden.frames), golden.choices)
+    for stream, elements in golden.choices.items():
+        console.print(f"{stream}: {np.mean([e != 0 for e in elements]):.1%} of the golden clip's patches run")
+    console.print(f"{cost.total / 1e9:.2f} GFLOPs a frame of that clip, {most.total / 1e9:.2f} at the most")
 
 
 def _ops(counts: dict[str, int]) -> str:

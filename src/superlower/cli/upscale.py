@@ -115,6 +115,8 @@ def upscale(
         f"({done.frames / done.seconds:.2f} a second); {_describe(done.chunking)}, "
         f"{done.peak_bytes / 1e6:.0f} MB measured",
     )
+    for equation, share in done.ran.items():
+        console.print(f"{equation} ran for {share:.1%} of the patches", markup=False)
 
 
 def _describe(plan: driver.Chunking) -> str:

@@ -17,6 +17,7 @@ from superlower.bundle.bundle import PROGRAM_FOLDER, VARIANT_FOLDER, Bundle, sea
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
 from superlower.bundle.manifest import Measured, PassRecord, Variant
 from superlower.check.crosscheck import check_variant
+from superlower.check.reference import with_choices
 from superlower.check.tolerance import tolerance
 from superlower.doctor.examine import Context
 from superlower.doctor.treat import treat
@@ -147,6 +148,7 @@ def compile_bundle(
     variants: list[Variant] = []
     failures: list[Failure] = []
     with writing(output) as folder:
+        golden = with_choices(model, golden)
         progress.stage("program passes", len(rewrites))
         model, reports = rewriting.apply(
             model, rewrites, golden.frames, on_pass=lambda report: progress.advance(report.name)
@@ -171,7 +173,7 @@ def compile_bundle(
         checked = _check(
             Bundle(folder, seal(folder, clean.program, golden, tuple(variants), records)), progress
         )
-        wrong = [v for v in checked if v.measured is not None and max(v.measured.max_abs) > v.tolerance]
+        wrong = [v for v in checked if v.measured is not None and not v.measured.within(v.tolerance)]
         for variant in wrong:
             error = _differs(variant, golden)
             if not keep_going:
@@ -324,13 +326,25 @@ def _check(bundle: Bundle, progress: Progress) -> list[Variant]:
         found = check_variant(bundle, variant, golden, on_frame=progress.advance)
         measured = None
         if found.passed is not None:
-            measured = Measured(max_abs=found.max_abs, psnr_db=found.psnr_db)
+            measured = Measured(
+                max_abs=found.max_abs,
+                psnr_db=found.psnr_db,
+                flips=found.flips,
+                flips_accepted=found.flips_accepted,
+            )
         checked.append(msgspec.structs.replace(variant, measured=measured, unchecked=found.skipped))
     return checked
 
 
 def _differs(variant: Variant, golden: GoldenClip) -> OutputsDifferError:
     assert variant.measured is not None
+    if variant.measured.flips > variant.measured.flips_accepted:
+        return OutputsDifferError(
+            f"{variant.name} chooses otherwise than the reference for {variant.measured.flips} patches of "
+            f"the golden clip, over the {variant.measured.flips_accepted} that its tolerance of "
+            f"{variant.tolerance:.3g} accounts for ({variant.tolerance_reason}): superlower check --bisect "
+            f"names the node"
+        )
     worst = max(variant.measured.max_abs)
     frame = variant.measured.max_abs.index(worst)
     return OutputsDifferError(

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from superlower.driver.flops import Work
 from superlower.driver.roofline import Bound, GraphCost, calls_per_frame, graph_cost, roofline
 from superlower.program.model import TemporalModel
+from superlower.program.routes import Choices
 from superlower.targets.base import Precision, Target
 
 
@@ -82,13 +83,16 @@ class ModelCost:
         return found
 
 
-def model_cost(model: TemporalModel, frames: int) -> ModelCost:
+def model_cost(model: TemporalModel, frames: int, choices: Choices | None = None) -> ModelCost:
     """The cost of a program over a clip of so many frames; calls its ends don't need aren't counted.
+
+    Args:
+        choices: of its routes over the clip; by default every patch takes the last graph of its route.
 
     Raises:
         BadInputError: a convolution whose sizes aren't static.
     """
-    calls = calls_per_frame(model.program, frames)
+    calls = calls_per_frame(model.program, frames, choices)
     graphs = {name: graph_cost(graph) for name, graph in model.graphs.items()}
     return ModelCost(graphs, {name: calls.get(name, 0.0) for name in graphs})
 

@@ -36,11 +36,13 @@ class Contender:
         run: runs it once.
         threads: CPU threads it computes with; None on another device.
         seconds: equation -> seconds of each call so far, grown by `run`; empty where nothing tells.
+        chosen: equation with a route -> patches so far of each choice, 0 first; grown by `run`.
     """
 
     run: Callable[[], object]
     threads: int | None = None
     seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    chosen: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class SpeedRow:
         ratios: how many times faster than the first contender it was, round by round.
         threads: CPU threads it computes with; None on another device.
         equations: by name; empty for PyTorch.
+        chosen: equation with a route -> share of its patches for each choice, 0 first.
     """
 
     name: str
@@ -79,6 +82,7 @@ class SpeedRow:
     ratios: tuple[float, ...] = ()
     threads: int | None = None
     equations: Mapping[str, EquationTime] = field(default_factory=dict)
+    chosen: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def take_turns(
@@ -173,6 +177,7 @@ def rows(
                 ratios=ratios,
                 threads=contender.threads,
                 equations=_equations(laps[name]),
+                chosen={e: tuple((n / max(1, n.sum())).tolist()) for e, n in contender.chosen.items()},
             )
         )
     return found
@@ -214,6 +219,7 @@ def contenders(
                 lambda r=runner: _exhaust(r.run(frames, total=len(frames))),  # type: ignore[misc]
                 threads[variant.name],
                 runner.seconds,
+                runner.chosen,
             )
         yield ready
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -45,12 +45,14 @@ class Upscaled:
         seconds: from the first frame read to the last one written.
         chunking: how the clip was cut.
         peak_bytes: of the stream tensors, as measured.
+        ran: equation with a route -> share of the patches that its graphs ran for.
     """
 
     frames: int
     seconds: float
     chunking: Chunking
     peak_bytes: int
+    ran: Mapping[str, float] = field(default_factory=dict)
 
 
 def plan_chunks(
@@ -171,8 +173,9 @@ def upscale(
                 sink.write(pixels, picture)
                 written += 1
                 progress.advance()
-            peak = runner.peak_bytes
-    return Upscaled(written, time.monotonic() - started, cut, peak)
+            peak, chosen = runner.peak_bytes, runner.chosen
+    shares = {name: float(patches[1:].sum() / max(1, patches.sum())) for name, patches in chosen.items()}
+    return Upscaled(written, time.monotonic() - started, cut, peak, shares)
 
 
 def plan(

@@ -258,6 +258,16 @@ class RoutedCall:
         self._routing.paste(self.outputs, made, part)
 
 
+def flips_accepted(patches: int, relative: float) -> int:
+    """How many of so many choices may differ where values may, by a fraction of their range.
+
+    A choice is a score beyond a threshold or not. Of scores spread evenly over their range, a share of twice
+    the error lies so near the threshold that the error may take them over it. One may always, if there is an
+    error at all.
+    """
+    return max(1, int(2 * relative * patches)) if relative > 0 else 0
+
+
 def routings(program: Program) -> dict[str, Routing]:
     """Equation name -> its routing, for those that have one."""
     return {e.name: Routing(program, e) for e in program.equations if e.route is not None}
