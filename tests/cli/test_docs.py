@@ -16,7 +16,7 @@ from superlower.backends.base import Artifact
 from superlower.bundle.manifest import Manifest, Measured, PassRecord, Variant
 from superlower.media.tensors import to_tensor
 from superlower.program import files
-from superlower.program.model import Edge, Equation, Frame, Program, Stream
+from superlower.program.model import Edge, Equation, Frame, Program, Route, Stream
 from support.clips import picture, pngs, save_folder, save_video, seconds, sizes
 from support.command import superlower
 
@@ -80,7 +80,7 @@ def test_the_example_is_legal_and_padded(example: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "kinds"),
     [
-        ("program-json.md", (Program, Frame, Stream, Equation)),
+        ("program-json.md", (Program, Frame, Stream, Equation, Route)),
         ("bundle.md", (Manifest, Variant, PassRecord, Measured, Artifact)),
     ],
 )
