@@ -114,5 +114,5 @@ def test_truth_of_another_size_says_which_the_model_must_have(tmp_path: Path, bu
 def test_unknown_degradation_and_one_of_another_scale(bundle: Bundle) -> None:
     with pytest.raises(BadInputError, match=r"unknown degradation 'bd12': did you mean bd13"):
         measure(bundle, [bundle.pick()], truth(), "bd12")
-    with pytest.raises(BadInputError, match="degradation bd is defined for x4, the bundle is x2: use bi"):
+    with pytest.raises(BadInputError, match="degradation bd is defined for x4, the model is x2: use bi"):
         measure(bundle, [bundle.pick()], truth(), "bd")

@@ -15,7 +15,7 @@ from superlower import plugins
 from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError
 from superlower.ir import serialize
 from superlower.passes import pipelines
-from superlower.passes.base import Applied, Pass, Site
+from superlower.passes.base import Applied, Pass, QualityBudget, Site
 from superlower.passes.collapse_flow_warp import CollapseFlowWarp
 from superlower.passes.convert_opset import ConvertOpset
 from superlower.passes.fold_constants import FoldConstants
@@ -153,7 +153,10 @@ def test_the_documentation_has_every_pass_and_budget() -> None:
     ours = [e for e in known_passes() if places[e.name].value.startswith("superlower.")]
     assert {e.name for e in ours} == sections.keys()
     for entry in ours:
-        said = "exact" if entry.budget.relative == 0 else f"{entry.budget.relative:.2g}"
+        if isinstance(entry.budget, QualityBudget):
+            said = f"{entry.budget.db:g} dB"
+        else:
+            said = "exact" if entry.budget.relative == 0 else f"{entry.budget.relative:.2g}"
         assert f"Budget: {said}" in sections[entry.name], (entry.name, said)
         for option in entry.options:
             assert f"`{option}`" in sections[entry.name], (entry.name, option)

@@ -25,6 +25,26 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     sha256: str
 
 
+class QualityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a pass that changes results cost on the golden clip, as `superlower.metrics.loss` measures it.
+
+    Attributes:
+        budget_db: largest loss allowed.
+        db, worst_db, last_db: luma PSNR lost: mean over the frames, of the worst, over the last third.
+        psnr_db: luma PSNR against the model before the pass.
+        before_db, after_db: scores against the ground truth; None if there was none, and losses are then
+            estimates.
+    """
+
+    budget_db: float
+    db: float
+    worst_db: float
+    last_db: float
+    psnr_db: float
+    before_db: float | None = None
+    after_db: float | None = None
+
+
 class PassRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One pass applied to one graph, or to the program.
 
@@ -34,7 +54,9 @@ class PassRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         options: its options.
         nodes_before, nodes_after: node counts by operator.
         rewritten, refused: "node: detail" of each site.
-        budget, measured: relative error allowed and found (see superlower.passes.base.Budget).
+        budget, measured: relative error allowed and found (see superlower.passes.base.Budget); a budget of
+            None is one of quality.
+        quality: what the pass cost, if it was held to a budget in dB and changed something.
         reason: where the budget comes from.
         seconds: the pass and its validation took.
     """
@@ -46,8 +68,9 @@ class PassRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     options: dict[str, str] = {}
     rewritten: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
-    budget: float = 0.0
+    budget: float | None = 0.0
     measured: float = 0.0
+    quality: QualityRecord | None = None
     reason: str = ""
     seconds: float = 0.0
 

@@ -12,6 +12,7 @@ import typer
 
 from superlower import plugins
 from superlower.backends.base import BuildOptions
+from superlower.bundle.manifest import PassRecord
 from superlower.cli.common import (
     Atol,
     BackendNames,
@@ -36,8 +37,12 @@ from superlower.cli.common import (
 )
 from superlower.driver import compile as driver
 from superlower.driver.export import GOLDEN_FRAMES, MIN_RECURRENT_FRAMES, golden_for
+from superlower.driver.footage import golden_with_truth
+from superlower.driver.quality import DEGRADATIONS
 from superlower.errors import BadInputError, unknown_name
 from superlower.frontends import onnx_files
+from superlower.metrics.loss import ASSUMED_DB
+from superlower.metrics.psnr import Image
 from superlower.passes.base import Pass
 from superlower.passes.surgery import Surgery
 from superlower.rewrites.base import ProgramPass
@@ -78,6 +83,17 @@ def compile_(
     clip: Annotated[
         Path | None, typer.Option("--clip", help="Video or PNG folder for new golden frames.")
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            "--truth",
+            help="Video or PNG folder at the output's size: new golden frames are made of it, and passes "
+            "that cost quality are held to what they lose against it.",
+        ),
+    ] = None,
+    degradation: Annotated[
+        str, typer.Option("--degradation", help=f"How --truth is shrunk: {', '.join(DEGRADATIONS)}.")
+    ] = "bi",
     frames: Annotated[
         int | None,
         typer.Option(
@@ -100,6 +116,8 @@ def compile_(
     """Run the passes on MODEL, build it for every target by every backend, and cross-check the engines."""
     if mode not in ("latency", "throughput"):
         raise BadInputError(f"--mode {mode}: write latency or throughput")
+    if clip is not None and truth is not None:
+        raise BadInputError("--clip and --truth both make golden frames: give one")
     if state not in ("host", "engine"):
         raise BadInputError(f"--state {state}: write host or engine")
     jobs = driver.plan_jobs(parse_targets(targets), parse_precisions(precisions), backend_names or ())
@@ -127,7 +145,11 @@ def compile_(
         return
     with Bars() as bars:
         bars.stage("golden clip")
-        golden = golden_for(loaded, model if model.is_dir() else None, clip, frames, seed)
+        known: tuple[Image, ...] = ()
+        if truth is not None:
+            golden, known = golden_with_truth(loaded, truth, frames, degradation)
+        else:
+            golden = golden_for(loaded, model if model.is_dir() else None, clip, frames, seed)
         result = driver.compile_bundle(
             loaded,
             jobs,
@@ -137,6 +159,7 @@ def compile_(
             states_inside=state == "engine",
             extra=extra,
             rewrites=rewrites,
+            truth=known,
             atol=atol,
             keep_going=keep_going,
             progress=bars,
@@ -159,10 +182,30 @@ def compile_(
             for v in manifest.variants
         ),
     )
+    for line in quality_lines(manifest.passes):
+        console.print(line, markup=False, soft_wrap=True)
     if result.failures:
         for failure in result.failures:
             console.print(f"left out {failure.job}: {failure.error}", style="red")
         raise result.failures[0].error
+
+
+def quality_lines(records: Sequence[PassRecord]) -> list[str]:
+    """What each pass that costs quality cost, a line each."""
+    lines = []
+    for record in records:
+        if (loss := record.quality) is None:
+            continue
+        basis = (
+            f"{loss.before_db:.2f} -> {loss.after_db:.2f} dB against the ground truth"
+            if loss.before_db is not None and loss.after_db is not None
+            else f"an estimate, without a ground truth, for a model that scores {ASSUMED_DB:.0f} dB"
+        )
+        lines.append(
+            f"{record.name} costs {loss.db:.3f} dB of PSNR, {loss.worst_db:.3f} at the worst frame, of "
+            f"{loss.budget_db:g} allowed ({basis}; {loss.psnr_db:.1f} dB between before and after)"
+        )
+    return lines
 
 
 def _check_owners(settings: Mapping[str, str], passes: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from superlower.driver.compile import record_of
 from superlower.driver.reference import validation_feeds
 from superlower.driver.rewriting import measure
 from superlower.frontends import onnx_files
+from superlower.passes.base import Budget, QualityBudget
 from superlower.passes.pipelines import apply, default_pipeline, known_passes
 from superlower.rewrites.base import ProgramPass
 
@@ -79,7 +80,7 @@ def passes(
                 len(r.rewritten),
                 len(r.refused),
                 f"{r.measured:.2g}",
-                f"{r.budget:.2g}",
+                f"{r.quality.budget_db:g} dB" if r.quality else f"{r.budget or 0:.2g}",
             )
             for r in records
         ),
@@ -109,6 +110,12 @@ def _program_pass(name: str) -> ProgramPass:
     return cast("type[ProgramPass]", plugins.load("program pass", name))()
 
 
+def _budget(budget: Budget | QualityBudget) -> str:
+    if isinstance(budget, QualityBudget):
+        return f"{budget.db:g} dB"
+    return f"{budget.relative:.2g}" if budget.relative else "exact"
+
+
 def _list(json: bool) -> None:
     entries = known_passes()
     if json:
@@ -121,7 +128,7 @@ def _list(json: bool) -> None:
             (
                 entry.name + (f" ({entry.missing})" if entry.missing else ""),
                 entry.summary,
-                f"{entry.budget.relative:.2g}" if entry.budget.relative else "exact",
+                _budget(entry.budget),
                 ", ".join(f"{name}={value}" for name, value in entry.options.items()),
             )
             for entry in entries

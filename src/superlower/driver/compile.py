@@ -5,26 +5,28 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 
 from superlower.backends.base import Artifact, Backend, BuildOptions, keeps_states
 from superlower.backends.registry import backend, backends
 from superlower.bundle.bundle import PROGRAM_FOLDER, VARIANT_FOLDER, Bundle, seal, writing
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
-from superlower.bundle.manifest import Measured, PassRecord, Variant
+from superlower.bundle.manifest import Measured, PassRecord, QualityRecord, Variant
 from superlower.check.crosscheck import check_variant
-from superlower.check.reference import with_choices
+from superlower.check.reference import reference_outputs, with_choices
 from superlower.check.tolerance import tolerance
 from superlower.doctor.examine import Context
 from superlower.doctor.treat import treat
 from superlower.driver.progress import Progress, Silent
 from superlower.driver.reference import Feeds, validation_feeds
 from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, SuperlowerError
-from superlower.passes.base import Pass
+from superlower.metrics.psnr import Image
+from superlower.passes.base import Budget, Pass, QualityBudget
 from superlower.passes.pipelines import PassReport, apply, default_pipeline
 from superlower.program import files
 from superlower.program.model import Edge, Program, TemporalModel
@@ -119,6 +121,7 @@ def compile_bundle(
     states_inside: bool = False,
     extra: Sequence[Pass] = (),
     rewrites: Sequence[ProgramPass] = (),
+    truth: Sequence[Image] = (),
     atol: float | None = None,
     keep_going: bool = False,
     progress: Progress | None = None,
@@ -134,7 +137,9 @@ def compile_bundle(
         states_inside: keep hidden states inside engines; a backend that can't refuses the job if it was
             named, and is left out with a warning if it wasn't.
         extra: passes to run before the default ones.
-        rewrites: program passes to run before all others, validated on the golden clip.
+        rewrites: program passes to run before all others, validated on the golden clip. If one of them costs
+            quality, engines are held to the simplified model's outputs.
+        truth: the golden clip's ground truth, uint8 [scale * H, scale * W, 3] a frame, if there is one.
         atol: instead of the precision's own tolerance.
         keep_going: leave out jobs that fail rather than fail with the first.
 
@@ -151,8 +156,13 @@ def compile_bundle(
         golden = with_choices(model, golden)
         progress.stage("program passes", len(rewrites))
         model, reports = rewriting.apply(
-            model, rewrites, golden.frames, on_pass=lambda report: progress.advance(report.name)
+            model,
+            rewrites,
+            golden.frames,
+            on_pass=lambda report: progress.advance(report.name),
+            truth=truth,
         )
+        golden = _simplified(golden, model, reports)
         progress.stage("capturing inputs for validation")
         feeds = validation_feeds(model, golden.frames)
         clean, records = _clean(model, feeds, extra, progress)
@@ -185,6 +195,18 @@ def compile_bundle(
             raise failures[0].error
         seal(folder, clean.program, golden, kept, records)
     return Compiled(Bundle.open(output), tuple(failures))
+
+
+def _simplified(
+    golden: GoldenClip, model: TemporalModel, reports: Sequence[rewriting.ProgramReport]
+) -> GoldenClip:
+    """The golden clip with the outputs of the model as passes that cost quality left it, if any did."""
+    names = [report.name for report in reports if report.loss is not None]
+    if not names:
+        return golden
+    outputs = tuple(np.asarray(o, np.float32) for o in reference_outputs(model, golden.frames))
+    reference = f"ONNX Runtime on the graphs after {', '.join(names)}"
+    return replace(golden, outputs=outputs, reference=reference)
 
 
 def _that_keep_states(jobs: Sequence[Job], model: TemporalModel) -> list[Job]:
@@ -311,11 +333,18 @@ def record_of(graph: str, report: PassReport | rewriting.ProgramReport) -> PassR
         nodes_after=report.after,
         rewritten=tuple(f"{site.node}: {site.detail}" for site in report.applied.rewritten),
         refused=tuple(f"{site.node}: {site.detail}" for site in report.applied.refused),
-        budget=report.budget.relative,
+        budget=report.budget.relative if isinstance(report.budget, Budget) else None,
+        quality=_quality_record(report) if isinstance(report, rewriting.ProgramReport) else None,
         measured=report.deviation.relative if report.deviation else 0.0,
         reason=report.budget.reason,
         seconds=round(report.seconds, 3),
     )
+
+
+def _quality_record(report: rewriting.ProgramReport) -> QualityRecord | None:
+    if report.loss is None or not isinstance(report.budget, QualityBudget):
+        return None
+    return QualityRecord(budget_db=report.budget.db, **asdict(report.loss))
 
 
 def _check(bundle: Bundle, progress: Progress) -> list[Variant]:

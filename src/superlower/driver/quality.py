@@ -74,6 +74,25 @@ def read_truth(folder: Path, frame: Frame, count: int | None) -> list[Image]:
     return truth
 
 
+def shrink(truth: Sequence[Image], frame: Frame, degradation: str) -> list[Image]:
+    """What a model is given of its ground truth: uint8 [H, W, 3] frames.
+
+    Args:
+        truth: uint8 [scale*H, scale*W, 3] frames.
+        degradation: a name in `DEGRADATIONS`.
+
+    Raises:
+        BadInputError: no such degradation, or one that is only defined for another scale.
+    """
+    if degradation not in DEGRADATIONS:
+        raise unknown_name("degradation", degradation, DEGRADATIONS)
+    if degradation != "bi" and frame.scale != 4:
+        raise BadInputError(
+            f"degradation {degradation} is defined for x4, the model is x{frame.scale}: use bi"
+        )
+    return [DEGRADATIONS[degradation](picture, frame.scale) for picture in truth]
+
+
 def measure(
     bundle: Bundle,
     variants: Sequence[Variant],
@@ -104,18 +123,12 @@ def measure(
     Raises:
         BadInputError: no such degradation, or one that is only defined for another scale; no frame to score.
     """
-    if degradation not in DEGRADATIONS:
-        raise unknown_name("degradation", degradation, DEGRADATIONS)
     progress = progress or Silent()
     frame = bundle.program.frame
-    if degradation != "bi" and frame.scale != 4:
-        raise BadInputError(
-            f"degradation {degradation} is defined for x4, the bundle is x{frame.scale}: use bi"
-        )
     if ends < 0 or 2 * ends >= len(truth):
         raise BadInputError(f"with {ends} frames left out at either end, none of {len(truth)} is scored")
     scored = slice(ends, len(truth) - ends)
-    low = [DEGRADATIONS[degradation](picture, frame.scale) for picture in truth]
+    low = shrink(truth, frame, degradation)
     inputs = [to_tensor(picture, frame) for picture in low]
     rows: list[QualityRow] = []
     expected: list[NDArray[np.float32]] | None = None

@@ -11,6 +11,9 @@ Plane = npt.NDArray[np.float64]
 Image = npt.NDArray[np.uint8]
 AnyImage = npt.NDArray[np.generic]
 
+LUMA = np.array([65.481, 128.553, 24.966])
+"""BT.601 luma above black's 16, of R, G and B in 0..1."""
+
 
 def luma(rgb: Image, *, rounded: bool = False) -> Plane:
     """BT.601 luma (65.481 R + 128.553 G + 24.966 B) / 255 + 16 (MATLAB's rgb2ycbcr).
@@ -26,7 +29,7 @@ def luma(rgb: Image, *, rounded: bool = False) -> Plane:
         raise BadInputError(
             f"a frame must be uint8 [H, W, 3] to be compared, not {rgb.dtype} {list(rgb.shape)}"
         )
-    y: Plane = rgb @ np.array([65.481, 128.553, 24.966]) / 255 + 16
+    y: Plane = rgb @ LUMA / 255 + 16
     return np.floor(y + 0.5) if rounded else y
 
 

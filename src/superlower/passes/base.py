@@ -22,6 +22,22 @@ class Budget:
     reason: str
 
 
+@dataclass(frozen=True)
+class QualityBudget:
+    """How much quality of the picture a pass that changes results may cost, as measured over a clip.
+
+    The whole program runs over the clip, closed loop, before and after: a recurrent network re-reads its own
+    error, which no graph by itself shows. `superlower.metrics.loss` says how the loss is measured.
+
+    Attributes:
+        db: largest loss of luma PSNR in dB, mean over the clip's frames.
+        reason: where the number comes from.
+    """
+
+    db: float
+    reason: str
+
+
 EXACT = Budget(0.0, "the same arithmetic on the same values")
 
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from superlower import plugins
 from superlower.errors import BadInputError, MissingSdkError
 from superlower.ir import OPSET, clone
-from superlower.passes.base import Applied, Budget, Pass
+from superlower.passes.base import Applied, Budget, Pass, QualityBudget
 from superlower.passes.canonicalize_affine import CanonicalizeAffine
 from superlower.passes.collapse_flow_warp import CollapseFlowWarp
 from superlower.passes.convert_opset import ConvertOpset
@@ -54,7 +54,7 @@ class PassEntry:
     Attributes:
         name: the pass's name.
         summary: first line of its documentation.
-        budget: relative budget and its reason.
+        budget: relative or of quality, and its reason.
         after: names of passes it must follow.
         options: option name -> default.
         missing: why it can't run here; None if it can.
@@ -62,7 +62,7 @@ class PassEntry:
 
     name: str
     summary: str
-    budget: Budget
+    budget: Budget | QualityBudget
     after: tuple[str, ...]
     options: dict[str, object]
     missing: str | None

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from superlower.passes.base import EXACT, Applied, Budget
+from superlower.passes.base import EXACT, Applied, Budget, QualityBudget
 from superlower.program.model import TemporalModel
 
 
@@ -29,7 +29,7 @@ class ProgramPass(ABC):
     name: ClassVar[str]
     after: ClassVar[tuple[type[ProgramPass], ...]] = ()
     """Program passes that should come earlier where both run."""
-    budget: ClassVar[Budget] = EXACT
+    budget: ClassVar[Budget | QualityBudget] = EXACT
 
     @abstractmethod
     def run(self, model: TemporalModel) -> Rewritten:
