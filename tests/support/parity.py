@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, Array]
 
+FRAME_ITSELF = THROUGH_ONNX / 10
+"""Seeded, nearly all of some networks' output is the frame itself, enlarged; the rest is some thousandths."""
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -112,7 +115,7 @@ def mmagic_checkpoint(oracles: Path, folder: Path) -> Path:
 def _basicvsrpp(arrays: Arrays, oracles: Path, folder: Path) -> Parity:
     frames = arrays["in0"][0][:, None]
     asked = request(*frames.shape[3:], mmagic_checkpoint(oracles, folder))
-    return _program(BasicVsrPlusPlus().export(asked), frames, arrays["out0"][0])
+    return _program(BasicVsrPlusPlus().export(asked), frames, arrays["out0"][0], tolerance=FRAME_ITSELF)
 
 
 def _window(
@@ -134,7 +137,9 @@ def _espcn(arrays: Arrays, _: Path, __: Path) -> Parity:
     return _program(Espcn().export(request(*frames.shape[3:])), frames, arrays["out0"])
 
 
-def _recurrent_step(frontend: FrameRecurrent, degradation: str) -> Callable[[Arrays, Path, Path], Parity]:
+def _recurrent_step(
+    frontend: FrameRecurrent, degradation: str, tolerance: float = THROUGH_ONNX
+) -> Callable[[Arrays, Path, Path], Parity]:
     """A frame, the one before it, and a last output that no clip makes."""
 
     def parity(arrays: Arrays, _: Path, __: Path) -> Parity:
@@ -146,7 +151,7 @@ def _recurrent_step(frontend: FrameRecurrent, degradation: str) -> Callable[[Arr
             flow = call("flow", {"ref": x, "sup": before})["flow"]
             return [call("upscale", {"x": x, "flow": flow, "previous": previous})["output"]]
 
-        return Parity(model, run, [arrays["out0"]])
+        return Parity(model, run, [arrays["out0"]], tolerance)
 
     return parity
 
@@ -242,14 +247,11 @@ def _unfolded(x: Array) -> Array:
     )
 
 
-_FRAME_ITSELF = THROUGH_ONNX / 10
-"""Seeded, nearly all of EDVR's output is the frame itself, enlarged; neighbours' part is some thousandths."""
-
 PARITIES: dict[str, Callable[[Arrays, Path, Path], Parity]] = {
     "basicvsr_nb30": _basicvsr,
     "basicvsrpp_c64n7": _basicvsrpp,
-    "edvr_l_woTSA_c128b4": _window(EdvrL(), _FRAME_ITSELF, blocks="4", tsa="no"),
-    "edvr_m": _window(EdvrM(), _FRAME_ITSELF),
+    "edvr_l_woTSA_c128b4": _window(EdvrL(), FRAME_ITSELF, blocks="4", tsa="no"),
+    "edvr_m": _window(EdvrM(), FRAME_ITSELF),
     "egvsr_nb10_BD_step": _recurrent_step(Egvsr(), "bd"),
     "espcn_x4": _espcn,
     "iconvsr_pad2_nb30": _iconvsr,
@@ -258,8 +260,8 @@ PARITIES: dict[str, Callable[[Arrays, Path, Path], Parity]] = {
     "sofvsr_tip_x2_ac_true": _window(SofVsr(), scale="2"),
     "sofvsr_tip_x3_ac_true": _window(SofVsr(), scale="3"),
     "sofvsr_tip_x4_ac_true": _window(SofVsr(), scale="4"),
-    "tecogan_frvsr_nb10_BD_step": _recurrent_step(TecoGan(), "bd"),
-    "tecogan_frvsr_nb10_BI_step": _recurrent_step(Frvsr(), "bi"),
+    "tecogan_frvsr_nb10_BD_step": _recurrent_step(TecoGan(), "bd", FRAME_ITSELF),
+    "tecogan_frvsr_nb10_BI_step": _recurrent_step(Frvsr(), "bi", FRAME_ITSELF),
     "vespcn_c3_x4_egvsrport_valid_nn": _vespcn,
 }
 """By the file's name: from its arrays, the oracles' folder and a folder to write in."""
