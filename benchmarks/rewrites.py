@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import StringIO
 from itertools import product
 from pathlib import Path
@@ -19,35 +19,51 @@ from statistics import median
 import numpy as np
 import onnx_ir as ir
 from common import fail, machine, start_with_threads, write
+from numpy.typing import NDArray
 
-from superlower.backends.base import BuildOptions
+from superlower.backends.base import BuildOptions, Session
 from superlower.backends.registry import backend
-from superlower.bundle.golden import GoldenClip, moving_texture
-from superlower.check.reference import reference_outputs
+from superlower.bundle.golden import moving_texture
 from superlower.cli.common import Bars, console, parse_size, print_table
-from superlower.driver.compile import compile_bundle, plan_jobs
 from superlower.driver.export import frontend
-from superlower.driver.flops import convolutions
-from superlower.driver.progress import Progress
+from superlower.driver.flops import convolutions, graph_macs
 from superlower.driver.rewriting import frame_flops
-from superlower.driver.speed import contenders, physical_cores, stopwatch, take_turns
-from superlower.errors import SuperlowerError
+from superlower.driver.speed import physical_cores, take_turns
+from superlower.errors import BadInputError, OutputsDifferError, SuperlowerError
 from superlower.frontends.base import ExportRequest
 from superlower.frontends.weights import fetch_weights
 from superlower.ir import IR_VERSION, OPSET, infer_shapes
 from superlower.passes.base import Pass
 from superlower.passes.conv_transpose_to_sub_pixel import ConvTransposeToSubPixel
 from superlower.passes.fold_batch_norm import ARITHMETIC, FoldBatchNorm
-from superlower.passes.pipelines import apply
+from superlower.passes.pipelines import apply, default_pipeline
 from superlower.passes.resize_conv_to_sub_pixel import ResizeConvToSubPixel
+from superlower.program.model import TemporalModel
+from superlower.rewrites.base import ProgramPass
 from superlower.rewrites.hoist_frames import HoistFrames
 from superlower.rewrites.pipeline import apply as apply_to_program
+from superlower.runtime.runner import Engine, Runner
 from superlower.targets.base import Precision
 from superlower.targets.catalog import target
 
 BACKENDS = ("onnxruntime", "openvino", "tvm")
 CHANNELS = 64
-FRAMES = 6
+
+TOLERANCE = 1e-3
+"""Of the largest output, at least 1: the rewrites' budgets of 1e-4, and what kernels differ by."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """By one clock.
+
+    Attributes:
+        ms: median milliseconds, before and after; a frame's for networks.
+        ratios: of each round, how many times as fast.
+    """
+
+    ms: tuple[float, float]
+    ratios: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -57,20 +73,28 @@ class Row:
     Attributes:
         case: which.
         backend: where.
-        gflop: of convolutions, before and after; a frame's for windows.
-        ms: median milliseconds, before and after.
-        ratio: how many times as fast, median over the rounds.
-        ratios: of each round.
+        gflop: of convolutions, before and after; a frame's for networks.
+        wall: by the clock on the wall.
+        cpu: by the process's own time on all threads, which others on the machine disturb less.
         error: largest difference of outputs.
     """
 
     case: str
     backend: str
     gflop: tuple[float, float]
-    ms: tuple[float, float]
-    ratio: float
-    ratios: tuple[float, ...]
+    wall: Times
+    cpu: Times
     error: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How to measure: a frame's size, frames of a clip, counted rounds, threads of an engine."""
+
+    size: tuple[int, int]
+    frames: int
+    rounds: int
+    threads: int
 
 
 class Graph:
@@ -152,96 +176,158 @@ CASES: Mapping[str, tuple[Callable[[Graph], ir.Value], Pass]] = {
 }
 
 
-def measure_graph(name: str, sdk_name: str, size: tuple[int, int], rounds: int, folder: Path) -> Row:
+@dataclass(frozen=True)
+class Network:
+    """A network of the zoo, with seeded weights, and what is rewritten in it.
+
+    Attributes:
+        name: the frontend.
+        rewrite: of its program, or of each of its graphs.
+        options: of the frontend.
+    """
+
+    name: str
+    rewrite: ProgramPass | Pass
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def models(self, size: tuple[int, int]) -> tuple[TemporalModel, TemporalModel]:
+        """Cleaned up as for every build, and then rewritten."""
+        architecture = frontend(self.name)
+        weights = fetch_weights("random:0", architecture)
+        request = ExportRequest(
+            weights=weights.path,
+            height=size[0],
+            width=size[1],
+            options=dict(self.options),
+            source=weights.source,
+        )
+        before = _on_graphs(architecture.export(request), default_pipeline())
+        if isinstance(self.rewrite, ProgramPass):
+            after, reports = apply_to_program(before, [self.rewrite])
+            changed = any(report.applied.changed for report in reports)
+        else:
+            after = _on_graphs(before, [self.rewrite])
+            changed = graph_macs(after) != graph_macs(before)
+        if not changed:
+            raise BadInputError(f"{self.rewrite.name} finds nothing to rewrite in {self.name}")
+        return before, after
+
+
+NETWORKS: Mapping[str, Network] = {
+    "EDVR-M hoisted": Network("edvr-m", HoistFrames()),
+    "EDVR-M hoisted, with sums": Network("edvr-m", HoistFrames(sums=True)),
+    "MST-GAN hoisted": Network("mstgan", HoistFrames()),
+    "IconVSR hoisted": Network("iconvsr", HoistFrames()),
+    "TecoGAN, transposed convolutions": Network("tecogan", ConvTransposeToSubPixel()),
+    "ESPCN, transposed convolution": Network("espcn", ConvTransposeToSubPixel(), {"tail": "transposed"}),
+}
+
+
+def measure_graph(case: str, sdk_name: str, asked: Asked, folder: Path) -> Row:
     """One rewrite on one backend."""
-    build, one = CASES[name]
-    g = Graph(*size)
+    build, one = CASES[case]
+    g = Graph(*asked.size)
     before = g.model(build(g))
     after, _ = apply(before, [one])
-    sdk, cpu = backend(sdk_name), target("cpu")
-    options = BuildOptions(threads=physical_cores())
-    feeds = {"x": np.random.default_rng(1).standard_normal((1, CHANNELS, *size)).astype(np.float32)}
-    with ExitStack() as stack:
-        sessions = {}
-        for which, model in (("before", before), ("after", after)):
-            legal, _ = apply(model, sdk.legalize(cpu, Precision.FP32))
-            work = folder / which
-            work.mkdir()
-            with redirect_stdout(StringIO()):
-                artifact = sdk.compile(legal, cpu, options, work)
-            sessions[which] = sdk.load(artifact, work)
-            stack.callback(sessions[which].close)
-        outputs = [session.run(feeds)["out"] for session in sessions.values()]
-
-        def timed(which: str) -> float:
-            began = time.perf_counter()
-            sessions[which].run(feeds)
-            return 1000 * (time.perf_counter() - began)
-
-        laps = take_turns({w: (lambda w=w: timed(w)) for w in sessions}, rounds=rounds)  # type: ignore[misc]
+    feeds = {"x": np.random.default_rng(1).standard_normal((1, CHANNELS, *asked.size)).astype(np.float32)}
     gflop = [2e-9 * sum(c.macs for c in convolutions(model)) for model in (before, after)]
-    error = float(np.abs(outputs[0] - outputs[1]).max())
-    return _row(name, sdk_name, gflop, laps["before"], laps["after"], error)
-
-
-def measure_window(
-    name: str, sums: bool, sdk_name: str, size: tuple[int, int], rounds: int, folder: Path, progress: Progress
-) -> Row:
-    """A window model with seeded weights, as it is and hoisted (with convolutions' terms), over a clip."""
-    architecture = frontend(name)
-    weights = fetch_weights("random:0", architecture)
-    request = ExportRequest(
-        weights=weights.path, height=size[0], width=size[1], options={}, source=weights.source
-    )
-    before = architecture.export(request)
-    frames = moving_texture(before.program.frame, FRAMES, 0)
-    after, _ = apply_to_program(before, [HoistFrames(sums=sums)])
-    made = "ONNX Runtime on the graphs as given"
-    golden = GoldenClip(tuple(frames), tuple(reference_outputs(before, frames)), "made up", made)
-    jobs = plan_jobs([target("cpu")], [Precision.FP32], [sdk_name])
-    options = BuildOptions(threads=physical_cores())
     with ExitStack() as stack:
-        ready = {}
-        errors = []
-        for which, model in (("before", before), ("after", after)):
-            bundle = compile_bundle(
-                model, jobs, golden, folder / which, options=options, progress=progress
-            ).bundle
-            (variant,) = bundle.manifest.variants
-            errors.append(max(variant.measured.max_abs) if variant.measured else 0.0)
-            (ready[which],) = stack.enter_context(contenders(bundle, [variant], frames)).values()
-        laps = take_turns({w: stopwatch(c) for w, c in ready.items()}, rounds=rounds, progress=progress)
-    seconds = {which: [1000 * lap.seconds / FRAMES for lap in found] for which, found in laps.items()}
-    gflop = [1e-9 * frame_flops(model) for model in (before, after)]
-    return _row(
-        f"{name} hoisted{', with sums' if sums else ''}",
-        sdk_name,
-        gflop,
-        seconds["before"],
-        seconds["after"],
-        max(errors),
-    )
+        sessions = [
+            _loaded(stack, model, sdk_name, asked.threads, folder / which)
+            for which, model in (("before", before), ("after", after))
+        ]
+        # By default, as the loop's variable would be the last one in every call.
+        calls = [lambda s=session: [s.run(feeds)["out"]] for session in sessions]
+        return _in_turns(case, sdk_name, gflop, calls, asked.rounds, 1)
 
 
-def _row(
-    case: str, where: str, gflop: Sequence[float], old: Sequence[float], new: Sequence[float], error: float
+def measure_network(case: str, sdk_name: str, asked: Asked, folder: Path) -> Row:
+    """A network as it is and rewritten, over a clip."""
+    models = NETWORKS[case].models(asked.size)
+    frames = moving_texture(models[0].program.frame, asked.frames, 0)
+    gflop = [1e-9 * frame_flops(model) for model in models]
+    with ExitStack() as stack:
+        runners = [
+            Runner(
+                model.program,
+                {
+                    name: Engine(_loaded(stack, graph, sdk_name, asked.threads, folder / f"{i}-{name}"))
+                    for name, graph in model.graphs.items()
+                },
+            )
+            for i, model in enumerate(models)
+        ]
+        calls = [lambda r=runner: list(r.run(frames, total=len(frames))) for runner in runners]
+        return _in_turns(case, sdk_name, gflop, calls, asked.rounds, len(frames))
+
+
+def _on_graphs(model: TemporalModel, passes: Sequence[Pass]) -> TemporalModel:
+    return model.with_graphs({name: apply(graph, passes)[0] for name, graph in model.graphs.items()})
+
+
+def _loaded(stack: ExitStack, model: ir.Model, sdk_name: str, threads: int, folder: Path) -> Session:
+    """The graph as the backend builds it, loaded."""
+    sdk, cpu = backend(sdk_name), target("cpu")
+    legal, _ = apply(model, sdk.legalize(cpu, Precision.FP32))
+    folder.mkdir(parents=True)
+    with redirect_stdout(StringIO()):
+        artifact = sdk.compile(legal, cpu, BuildOptions(threads=threads), folder)
+    session = sdk.load(artifact, folder)
+    stack.callback(session.close)
+    return session
+
+
+def _in_turns(
+    case: str,
+    sdk_name: str,
+    gflop: Sequence[float],
+    calls: Sequence[Callable[[], Sequence[NDArray[np.generic]]]],
+    rounds: int,
+    frames: int,
 ) -> Row:
-    ratios = tuple(a / b for a, b in zip(old, new, strict=True))
-    return Row(case, where, (gflop[0], gflop[1]), (median(old), median(new)), median(ratios), ratios, error)
+    """Before and after in turns.
+
+    Raises:
+        OutputsDifferError: their outputs differ by more than `TOLERANCE`.
+    """
+    before, after = (call() for call in calls)
+    error = max(float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True))
+    largest = max(1.0, *(float(np.abs(a).max()) for a in before))
+    if not error <= TOLERANCE * largest:
+        raise OutputsDifferError(f"{case} on {sdk_name}: outputs differ by {error:.3g}")
+
+    def timed(call: Callable[[], object]) -> tuple[float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        return tuple(1000 * s / frames for s in (time.perf_counter() - wall, time.process_time() - cpu))  # type: ignore[return-value]
+
+    laps = take_turns({str(i): (lambda c=c: timed(c)) for i, c in enumerate(calls)}, rounds=rounds)  # type: ignore[misc]
+    old, new = laps.values()
+    wall, cpu = (
+        Times(
+            (median(a[clock] for a in old), median(b[clock] for b in new)),
+            tuple(a[clock] / b[clock] for a, b in zip(old, new, strict=True)),
+        )
+        for clock in (0, 1)
+    )
+    return Row(case, sdk_name, (gflop[0], gflop[1]), wall, cpu, error)
 
 
 def show(rows: Sequence[Row]) -> None:
     """A table for people."""
     print_table(
         "rewrites",
-        ("case", "backend", "GFLOP", "ms", "times as fast", "largest difference"),
+        ("case", "backend", "GFLOP", "ms", "times as fast", "by processor time", "largest difference"),
         (
             (
                 row.case,
                 row.backend,
                 f"{row.gflop[0]:.3g} -> {row.gflop[1]:.3g}",
-                f"{row.ms[0]:.3g} -> {row.ms[1]:.3g}",
-                f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f})",
+                f"{row.wall.ms[0]:.3g} -> {row.wall.ms[1]:.3g}",
+                *(
+                    f"{median(t.ratios):.2f} ({min(t.ratios):.2f} to {max(t.ratios):.2f})"
+                    for t in (row.wall, row.cpu)
+                ),
                 f"{row.error:.2g}",
             )
             for row in rows
@@ -252,41 +338,41 @@ def show(rows: Sequence[Row]) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", default="90x160", help="height x width of the inputs")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--size", default="64x64", help="height x width of the inputs")
+    parser.add_argument("--frames", type=int, default=6, help="of a network's clip")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=physical_cores(), help="of an engine")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="repeatable; all if left out")
-    parser.add_argument("--case", action="append", choices=list(CASES), help="repeatable; all if left out")
-    parser.add_argument("--model", action="append", help="a window model to hoist; repeatable; edvr-m")
-    parser.add_argument("--no-models", action="store_true", help="graphs' rewrites only")
+    parser.add_argument(
+        "--case", action="append", choices=[*CASES, *NETWORKS], help="repeatable; all if left out"
+    )
     parser.add_argument("-o", "--output", type=Path)
     return parser.parse_args()
 
 
 def main() -> int:
     """Measure, print, write."""
-    asked = arguments()
-    size = parse_size(asked.size)
-    names = asked.backend or [n for n in BACKENDS if backend(n).missing() is None]
-    models = [] if asked.no_models else asked.model or ["edvr-m"]
+    given = arguments()
+    asked = Asked(parse_size(given.size), given.frames, given.rounds, given.threads)
+    names = given.backend or [n for n in BACKENDS if backend(n).missing() is None]
+    cases = given.case or [*CASES, *NETWORKS]
     rows = []
     try:
         with Bars() as bars, tempfile.TemporaryDirectory(prefix="superlower-") as folder:
-            for sdk_name in names:
-                for i, case in enumerate(asked.case or CASES):
+            for i, (sdk_name, case) in enumerate(product(names, cases)):
+                # Untuned TVM code takes minutes a frame for a whole network.
+                if case in CASES or sdk_name != "tvm":
                     bars.stage(f"{sdk_name}: {case}")
-                    place = Path(folder) / f"{sdk_name}-{i}"
-                    place.mkdir()
-                    rows.append(measure_graph(case, sdk_name, size, asked.rounds, place))
-                # Untuned TVM code takes minutes a frame for a whole model.
-                for model, sums in product(models if sdk_name != "tvm" else (), (False, True)):
-                    place = Path(folder) / f"{sdk_name}-{model}-{sums}"
-                    place.mkdir()
-                    turns = max(asked.rounds // 4, 2)
-                    rows.append(measure_window(model, sums, sdk_name, size, turns, place, bars))
+                    measure = measure_graph if case in CASES else measure_network
+                    rows.append(measure(case, sdk_name, asked, Path(folder) / str(i)))
         show(rows)
-        path = write(
-            "rewrites", size, {"machine": machine(names), "rows": [asdict(r) for r in rows]}, asked.output
-        )
+        result = {
+            "machine": machine(names) | {"threads": asked.threads},
+            "size": asked.size,
+            "frames": asked.frames,
+            "rows": [asdict(row) for row in rows],
+        }
+        path = write("rewrites", asked.size, result, given.output)
     except SuperlowerError as error:
         return fail(error)
     console.print(f"written to {path}")

@@ -20,7 +20,7 @@ pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'super
 pytest.importorskip("openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'")
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-MODULES = ("common", "products", "profiled", "speed", "chunking")
+MODULES = ("common", "products", "profiled", "speed", "chunking", "rewrites")
 
 
 @pytest.fixture
@@ -136,6 +136,19 @@ def test_chunks_are_scored_by_distance_to_their_end(load) -> None:
     assert rows[2].psnr_db is None
 
 
+def test_rewrites_that_change_outputs_stop_the_benchmark(load) -> None:
+    rewrites: ModuleType = load("rewrites")
+
+    def gives(value: float) -> list[np.ndarray]:
+        return [np.full((1, 1, 2, 2), value, np.float32)]
+
+    row = rewrites._in_turns("x", "openvino", (2, 1), [lambda: gives(1), lambda: gives(1.0005)], 3, 1)
+    assert row.error == pytest.approx(5e-4, abs=1e-6)
+    assert len(row.wall.ratios) == len(row.cpu.ratios) == 3
+    with pytest.raises(OutputsDifferError, match=r"differ by 0\.5"):
+        rewrites._in_turns("x", "openvino", (2, 1), [lambda: gives(1), lambda: gives(1.5)], 1, 1)
+
+
 def _run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(FOLDER / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -196,3 +209,18 @@ def test_chunking_runs(tmp_path: Path) -> None:
     assert none["calls"]["backward"] == 8
     assert three["calls"]["backward"] > 8
     assert none["exact_max_abs"] == three["exact_max_abs"] == 0
+
+
+@pytest.mark.slow
+def test_rewrites_run(tmp_path: Path) -> None:
+    output = tmp_path / "rewrites.json"
+    cases = ("transposed convolution 4x4, stride 2", "ESPCN, transposed convolution")
+    small = ("--size", "16x16", "--frames", 2, "--rounds", 1, "--threads", 1, "--backend", "openvino")
+    asked = [part for case in cases for part in ("--case", case)]
+    run = _run("rewrites.py", *small, *asked, "-o", output)
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["case"] for row in rows] == list(cases)
+    # 4x4 taps at each of 16x16 inputs, of 64 channels to 64; a padding of 1 is no multiple of the stride: the
+    # pixel shuffle covers 17x17 and is cut.
+    assert rows[0]["gflop"] == pytest.approx([2e-9 * (4 * 64 * 16) ** 2, 2e-9 * (4 * 64 * 17) ** 2])

@@ -37,8 +37,7 @@ class PointwiseConvToMatMul(Pass):
 
     For backends whose convolutions want channels last: what is reshaped is planar, so all Cin channels are
     transposed first, and a product of matrices takes them as they lie. The columns of a deformable
-    convolution have nine times its result's channels: OpenVINO (2026.4) spends 6 % of EDVR's time on a CPU
-    on transposing them.
+    convolution have nine times its result's channels, and OpenVINO (2026.4) transposes them all on CPUs.
 
     Exact up to the order of summation. Left alone: other kernels, strides, pads and groups, and data that
     wasn't reshaped. Refused: weights that aren't constant, sizes that aren't static.

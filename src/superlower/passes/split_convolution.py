@@ -25,8 +25,8 @@ class SplitConvolution(Pass):
             ->  a = Conv(x, w[:k], bias[:k]),  b = Conv(x, w[k:], bias[k:])
 
     The same multiply-accumulates, and no copy of the channels: offsets and masks of a deformable convolution
-    come out of one convolution so. OpenVINO (2026.4) splits planar tensors with its reference kernel, which
-    is 6 % of EDVR's time on a CPU.
+    come out of one convolution so. OpenVINO (2026.4) splits planar tensors with its
+    reference kernel on CPUs.
 
     Exact up to the order of summation. A convolution with other readers is left alone, or it would be
     computed twice. Refused: groups, weights that aren't constant, sizes that aren't static.
