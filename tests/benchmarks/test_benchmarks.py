@@ -224,3 +224,13 @@ def test_rewrites_run(tmp_path: Path) -> None:
     # 4x4 taps at each of 16x16 inputs, of 64 channels to 64; a padding of 1 is no multiple of the stride: the
     # pixel shuffle covers 17x17 and is cut.
     assert rows[0]["gflop"] == pytest.approx([2e-9 * (4 * 64 * 16) ** 2, 2e-9 * (4 * 64 * 17) ** 2])
+
+
+def test_routing_runs(tmp_path: Path) -> None:
+    """Windows of 10x12 for 16 patches in 24x32 pixels: 4 have 0.625 of the frame's, 8 would have 1.25."""
+    output = tmp_path / "routing.json"
+    small = ("--size", "24x32", "--patch", "6x8", "--halo", 2, "--rounds", 1, "--backend", "onnxruntime")
+    run = _run("routing.py", *small, "-o", output)
+    assert run.returncode == 0, run.stderr
+    pixels = [row["pixels"] for row in json.loads(output.read_text())["rows"]]
+    assert pixels == [1, 2.5, 2.5, 2.5, 0, 0.625, 1, 1, 1]
