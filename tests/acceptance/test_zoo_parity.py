@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from superlower.backends.base import BuildOptions, Session
 from superlower.backends.registry import backend
 from superlower.check.reference import reference_sessions
-from superlower.driver.compile import BuiltGraph, Job, build_graph, plan_jobs
+from superlower.driver.building import BuiltGraph, Job, build_graph
+from superlower.driver.compile import plan_jobs
 from superlower.passes.pipelines import apply, default_pipeline
 from superlower.passes.validate import seeded_feeds
 from superlower.targets.base import Precision

@@ -23,7 +23,8 @@ from superlower.bundle.manifest import (
     encode,
 )
 from superlower.check.crosscheck import check_variant
-from superlower.driver.compile import Job, compile_bundle
+from superlower.driver.building import Job
+from superlower.driver.compile import compile_bundle
 from superlower.driver.export import golden_for
 from superlower.errors import BadInputError, MissingSdkError
 from superlower.runtime.load import open_runner

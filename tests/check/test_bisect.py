@@ -21,7 +21,8 @@ from superlower.backends.session import PooledSession
 from superlower.bundle.bundle import Bundle, seal
 from superlower.check.bisect import Culprit, _Search, bisect
 from superlower.check.crosscheck import check_variant
-from superlower.driver.compile import Job, compile_bundle
+from superlower.driver.building import Job
+from superlower.driver.compile import compile_bundle
 from superlower.driver.export import golden_for
 from superlower.ir import save
 from superlower.program.model import TemporalModel

@@ -17,7 +17,8 @@ from superlower.bundle.golden import GOLDEN_FILE, GoldenClip, moving_texture
 from superlower.check.bisect import _Beside, _WrongCallError
 from superlower.check.crosscheck import check_variant
 from superlower.check.reference import reference_outputs, reference_sessions, with_choices
-from superlower.driver.compile import Job, compile_bundle, state_pairs
+from superlower.driver.building import Job
+from superlower.driver.compile import compile_bundle, state_pairs
 from superlower.driver.inspect_model import model_cost
 from superlower.errors import BadInputError, OutputsDifferError
 from superlower.passes.base import Budget

@@ -13,7 +13,8 @@ from superlower.backends.base import Artifact, BuildOptions, keeps_states
 from superlower.backends.registry import backend, backends
 from superlower.bundle.bundle import Bundle
 from superlower.check.reference import reference_sessions
-from superlower.driver.compile import Compiled, Job, compile_bundle, plan_jobs, state_pairs
+from superlower.driver.building import Job
+from superlower.driver.compile import Compiled, compile_bundle, plan_jobs, state_pairs
 from superlower.driver.export import golden_for
 from superlower.errors import (
     BadInputError,

@@ -14,7 +14,8 @@ from superlower.backends.base import Artifact, BuildOptions
 from superlower.backends.registry import backend
 from superlower.doctor import treat
 from superlower.doctor.rules import Rule, parse, rules
-from superlower.driver.compile import Compiled, Job, compile_bundle
+from superlower.driver.building import Job
+from superlower.driver.compile import Compiled, compile_bundle
 from superlower.driver.export import golden_for
 from superlower.errors import UnsupportedOperatorError
 from superlower.passes.base import Pass

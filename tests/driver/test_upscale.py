@@ -14,7 +14,8 @@ from PIL import Image
 from superlower.backends.base import BuildOptions
 from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle
-from superlower.driver.compile import Job, compile_bundle
+from superlower.driver.building import Job
+from superlower.driver.compile import compile_bundle
 from superlower.driver.export import golden_for
 from superlower.driver.upscale import LOOK_AHEAD, plan, plan_chunks, upscale
 from superlower.errors import BadInputError, OutputsDifferError

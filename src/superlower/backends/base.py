@@ -188,3 +188,12 @@ def keeps_states(backend: Backend) -> bool:
     One whose engines can says so by a class attribute `keeps_states = True`; the protocol doesn't ask for it.
     """
     return bool(getattr(backend, "keeps_states", False))
+
+
+def quantizes_results(backend: Backend) -> bool:
+    """Whether a backend's integer convolutions give 8 bits, so that quantized graphs must say which levels.
+
+    One whose convolutions do says so by a class attribute `quantizes_results = True`. Others would be slower
+    for it, and further off: they go on in float from what their accumulators hold.
+    """
+    return bool(getattr(backend, "quantizes_results", False))

@@ -70,6 +70,7 @@ class OnnxRuntime:
 
     name: ClassVar[str] = "onnxruntime"
     title: ClassVar[str] = "ONNX Runtime"
+    quantizes_results: ClassVar[bool] = True
 
     def missing(self) -> str | None:
         """Why it can't build here, with the install command; None if it can."""

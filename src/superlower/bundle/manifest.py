@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 
@@ -75,6 +76,49 @@ class PassRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     seconds: float = 0.0
 
 
+class GroupRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Nodes that quantization took together (see `superlower.driver.node_groups`).
+
+    Attributes:
+        name: what they do.
+        nodes, quantized: how many there are, and how many of them run in 8 bits.
+        share: of the time that quantizing all groups would save, estimated.
+        alone_db: luma PSNR that quantizing these alone costs; None if that needed no measuring.
+    """
+
+    name: str
+    nodes: int
+    quantized: int
+    share: float
+    alone_db: float | None = None
+
+
+class QuantizationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a variant was quantized, and what that cost over the calibration clip, closed loop.
+
+    Attributes:
+        clip: calibrated and measured on.
+        frames: of it.
+        measured_on: backend whose engines were measured.
+        activations: element type of quantized activations: "uint8" or "int8".
+        groups: by role.
+        kept: nodes left in float that could have been quantized, "graph: node".
+        curve_db: luma PSNR lost at each frame.
+        quality: over the clip.
+        trials: runs of the clip that the search took.
+    """
+
+    clip: str
+    frames: int
+    measured_on: str
+    activations: str
+    groups: tuple[GroupRecord, ...]
+    kept: tuple[str, ...]
+    curve_db: tuple[float, ...]
+    quality: QualityRecord
+    trials: int
+
+
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Error of a variant over the golden frames, as measured when it was compiled.
 
@@ -90,9 +134,15 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     flips: int = 0
     flips_accepted: int = 0
 
-    def within(self, tolerance: float) -> bool:
-        """Whether every frame is within a tolerance, and no more choices flip than may."""
-        return max(self.max_abs) <= tolerance and self.flips <= self.flips_accepted
+    def within(self, tolerance: float, floor_db: float | None = None) -> bool:
+        """Whether every frame is within a tolerance, and no more choices flip than may.
+
+        Args:
+            tolerance: largest |output - reference|.
+            floor_db: least mean PSNR, in the place of the tolerance.
+        """
+        near = max(self.max_abs) <= tolerance if floor_db is None else fmean(self.psnr_db) >= floor_db
+        return near and self.flips <= self.flips_accepted
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,6 +157,9 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         measured: None where it can't run on the machine that compiled it; `unchecked` says why.
         tolerance: largest |output - reference| that `check` accepts, on the contract's value range.
         tolerance_reason: where that number comes from.
+        floor_db: mean PSNR against the reference that `check` asks for in the place of `tolerance`; None
+            where that decides.
+        quantization: how it was quantized; None if it wasn't.
         warnings: known bugs of the SDK that the graphs meet, "graph: symptom (nodes): cure [rule]".
     """
 
@@ -117,6 +170,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     engines: dict[str, Artifact]
     tolerance: float
     tolerance_reason: str
+    floor_db: float | None = None
+    quantization: QuantizationRecord | None = None
     passes: tuple[PassRecord, ...] = ()
     machine: dict[str, str] = {}
     measured: Measured | None = None

@@ -24,6 +24,7 @@ class VariantCheck:
         passed: within tolerance at every frame; None if it can't run here.
         skipped: why it can't run here.
         tolerance: largest |output - reference| accepted.
+        floor_db: mean PSNR asked for in its place; None where `tolerance` decides.
         max_abs: largest |output - reference| of each frame; infinity where either isn't finite.
         psnr_db: of each frame against the reference; infinity where identical, minus infinity where the error
             is infinite.
@@ -48,6 +49,7 @@ class VariantCheck:
     growth: float | None = None
     flips: int = 0
     flips_accepted: int = 0
+    floor_db: float | None = None
 
 
 def check_variant(
@@ -59,11 +61,11 @@ def check_variant(
     on_frame: Callable[[], None] = lambda: None,
 ) -> VariantCheck:
     """Replay the golden clip through one variant's engines."""
-    limit = variant.tolerance if atol is None else atol
+    limit, floor = (variant.tolerance, variant.floor_db) if atol is None else (atol, None)
     what = (variant.name, variant.backend, variant.target, str(variant.precision))
     reason = bundle.why_not(variant)
     if reason is not None:
-        return VariantCheck(*what, None, limit, golden.reference, skipped=reason)
+        return VariantCheck(*what, None, limit, golden.reference, skipped=reason, floor_db=floor)
     with open_runner(bundle, variant) as runner:
         max_abs, psnr = replay(runner, golden, on_frame)
         flips = sum(map(sum, runner.flips.values()))
@@ -71,7 +73,7 @@ def check_variant(
     patches = sum(element.size for elements in golden.choices.values() for element in elements)
     accepted = flips_accepted(patches, limit / (high - low)) if patches else 0
     measured = Measured(max_abs=tuple(max_abs), psnr_db=tuple(psnr), flips=flips, flips_accepted=accepted)
-    return _verdict(what, measured, limit, golden.reference)
+    return _verdict(what, measured, limit, floor, golden.reference)
 
 
 def stored_check(variant: Variant, reference: str) -> VariantCheck:
@@ -79,17 +81,24 @@ def stored_check(variant: Variant, reference: str) -> VariantCheck:
     what = (variant.name, variant.backend, variant.target, str(variant.precision))
     measured = variant.measured
     if measured is None:
-        return VariantCheck(*what, None, variant.tolerance, reference, skipped=variant.unchecked)
-    return _verdict(what, measured, variant.tolerance, reference)
+        return VariantCheck(
+            *what, None, variant.tolerance, reference, skipped=variant.unchecked, floor_db=variant.floor_db
+        )
+    return _verdict(what, measured, variant.tolerance, variant.floor_db, reference)
 
 
 def _verdict(
-    what: tuple[str, str, str, str], measured: Measured, tolerance: float, reference: str
+    what: tuple[str, str, str, str],
+    measured: Measured,
+    tolerance: float,
+    floor_db: float | None,
+    reference: str,
 ) -> VariantCheck:
     return VariantCheck(
         *what,
-        passed=measured.within(tolerance),
+        passed=measured.within(tolerance, floor_db),
         tolerance=tolerance,
+        floor_db=floor_db,
         reference=reference,
         max_abs=measured.max_abs,
         psnr_db=measured.psnr_db,

@@ -94,7 +94,7 @@ def print_checks(checks: list[VariantCheck], culprits: dict[str, Culprit | NotBi
                 c.variant,
                 "pass" if c.passed else "not run" if c.passed is None else "FAIL",
                 f"{max(c.max_abs):.2g}" if c.max_abs else c.skipped,
-                f"{c.tolerance:.2g}",
+                f"{c.tolerance:.2g}" if c.floor_db is None else f"{c.floor_db:.1f} dB",
                 "" if c.growth is None else f"x{c.growth:.2f}",
             )
             for c in checks

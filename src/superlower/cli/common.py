@@ -44,7 +44,8 @@ BackendNames = Annotated[
     typer.Option("--backend", "-b", help="Compiler to use; repeatable. Default: all that are installed."),
 ]
 PrecisionNames = Annotated[
-    list[str] | None, typer.Option("--precision", "-p", help="fp32, fp16 or bf16; repeatable. Default: fp32.")
+    list[str] | None,
+    typer.Option("--precision", "-p", help="fp32, fp16, bf16 or int8; repeatable. Default: fp32."),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE; repeatable.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything made up.")]
@@ -66,6 +67,12 @@ def _count(param: typer.CallbackParam, value: int) -> int:
 Atol = Annotated[
     float | None,
     typer.Option("--atol", callback=_positive, help="Tolerance instead of the precision's own."),
+]
+BudgetDb = Annotated[
+    float,
+    typer.Option(
+        "--budget-db", callback=_positive, help="Luma PSNR that int8 may cost over the clip, in dB."
+    ),
 ]
 Threads = Annotated[
     int, typer.Option("--threads", callback=_count, help="CPU threads of an engine; 0: all cores.")

@@ -12,11 +12,12 @@ import typer
 
 from superlower import plugins
 from superlower.backends.base import BuildOptions
-from superlower.bundle.manifest import PassRecord
+from superlower.bundle.manifest import PassRecord, QuantizationRecord
 from superlower.cli.common import (
     Atol,
     BackendNames,
     Bars,
+    BudgetDb,
     DryRun,
     JsonFlag,
     OutputPath,
@@ -36,9 +37,12 @@ from superlower.cli.common import (
     save_config,
 )
 from superlower.driver import compile as driver
+from superlower.driver.calibrate import CALIBRATION_FRAMES, calibration_footage
 from superlower.driver.export import GOLDEN_FRAMES, MIN_RECURRENT_FRAMES, golden_for
 from superlower.driver.footage import golden_with_truth
+from superlower.driver.node_groups import ROLES
 from superlower.driver.quality import DEGRADATIONS
+from superlower.driver.quantization import BUDGET_DB, Calibration
 from superlower.errors import BadInputError, unknown_name
 from superlower.frontends import onnx_files
 from superlower.metrics.loss import ASSUMED_DB
@@ -46,6 +50,7 @@ from superlower.metrics.psnr import Image
 from superlower.passes.base import Pass
 from superlower.passes.surgery import Surgery
 from superlower.rewrites.base import ProgramPass
+from superlower.targets.base import Precision
 
 
 def register(app: typer.Typer) -> None:
@@ -91,8 +96,20 @@ def compile_(
             "that cost quality are held to what they lose against it.",
         ),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            help=f"Video or PNG folder, best at the output's size, whose first {CALIBRATION_FRAMES} frames "
+            f"int8 is calibrated and measured on.",
+        ),
+    ] = None,
+    budget_db: BudgetDb = BUDGET_DB,
     degradation: Annotated[
-        str, typer.Option("--degradation", help=f"How --truth is shrunk: {', '.join(DEGRADATIONS)}.")
+        str,
+        typer.Option(
+            "--degradation", help=f"How --truth and --calibrate are shrunk: {', '.join(DEGRADATIONS)}."
+        ),
     ] = "bi",
     frames: Annotated[
         int | None,
@@ -121,6 +138,11 @@ def compile_(
     if state not in ("host", "engine"):
         raise BadInputError(f"--state {state}: write host or engine")
     jobs = driver.plan_jobs(parse_targets(targets), parse_precisions(precisions), backend_names or ())
+    quantizes = any(job.precision is Precision.INT8 for job in jobs)
+    if quantizes and calibrate is None:
+        raise BadInputError("--precision int8 is calibrated on video: give a clip with --calibrate")
+    if calibrate is not None and not quantizes:
+        raise BadInputError("--calibrate is for --precision int8: ask for that too, or leave it out")
     height, width = parse_size(size) if size else (None, None)
     loaded = onnx_files.load(model, height=height, width=width)
     options = BuildOptions(
@@ -150,6 +172,11 @@ def compile_(
             golden, known = golden_with_truth(loaded, truth, frames, degradation)
         else:
             golden = golden_for(loaded, model if model.is_dir() else None, clip, frames, seed)
+        calibration = None
+        if calibrate is not None:
+            bars.stage("calibration clip")
+            footage = calibration_footage(calibrate, loaded.program.frame, degradation)
+            calibration = Calibration(footage, budget_db)
         result = driver.compile_bundle(
             loaded,
             jobs,
@@ -160,6 +187,7 @@ def compile_(
             extra=extra,
             rewrites=rewrites,
             truth=known,
+            calibration=calibration,
             atol=atol,
             keep_going=keep_going,
             progress=bars,
@@ -177,17 +205,44 @@ def compile_(
                 v.name,
                 f"{sum(a.build_s for a in v.engines.values()):.1f}",
                 f"{max(v.measured.max_abs):.2g}" if v.measured else f"not run: {v.unchecked}",
-                f"{v.tolerance:.2g}",
+                f"{v.tolerance:.2g}" if v.floor_db is None else f"{v.floor_db:.1f} dB",
             )
             for v in manifest.variants
         ),
     )
+    for variant in manifest.variants:
+        if variant.quantization is not None:
+            print_quantization(variant.name, variant.quantization)
     for line in quality_lines(manifest.passes):
         console.print(line, markup=False, soft_wrap=True)
     if result.failures:
         for failure in result.failures:
             console.print(f"left out {failure.job}: {failure.error}", style="red")
         raise result.failures[0].error
+
+
+def print_quantization(variant: str, record: QuantizationRecord) -> None:
+    """What of a variant runs in 8 bits, what that costs, and how the loss goes over time."""
+    print_table(
+        f"{variant}: {record.activations} activations, calibrated on {record.clip}",
+        ("nodes", "in 8 bits", "share of the saving", "alone costs dB"),
+        (
+            (
+                f"{group.name}: {ROLES[group.name]}",
+                f"{group.quantized} of {group.nodes}",
+                f"{group.share:.1%}",
+                "" if group.alone_db is None else f"{group.alone_db:.4f}",
+            )
+            for group in record.groups
+        ),
+    )
+    loss = record.quality
+    curve = " ".join(f"{db:.3f}" for db in record.curve_db)
+    console.print(
+        f"int8 costs {loss.db:.4f} dB of PSNR of {loss.budget_db:g} allowed ({loss.before_db:.2f} -> "
+        f"{loss.after_db:.2f} dB, in {record.measured_on}); frame by frame {curve}",
+        soft_wrap=True,
+    )
 
 
 def quality_lines(records: Sequence[PassRecord]) -> list[str]:

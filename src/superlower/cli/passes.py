@@ -10,7 +10,7 @@ import typer
 from superlower import plugins
 from superlower.bundle.golden import moving_texture
 from superlower.cli.common import Bars, JsonFlag, Seed, console, parse_size, print_json, print_table
-from superlower.driver.compile import record_of
+from superlower.driver.records import record_of
 from superlower.driver.reference import validation_feeds
 from superlower.driver.rewriting import measure
 from superlower.frontends import onnx_files

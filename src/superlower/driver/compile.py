@@ -5,29 +5,30 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 import numpy as np
-import onnx_ir as ir
 
-from superlower.backends.base import Artifact, Backend, BuildOptions, keeps_states
+from superlower.backends.base import Artifact, BuildOptions, keeps_states
 from superlower.backends.registry import backend, backends
 from superlower.bundle.bundle import PROGRAM_FOLDER, VARIANT_FOLDER, Bundle, seal, writing
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
-from superlower.bundle.manifest import Measured, PassRecord, QualityRecord, Variant
+from superlower.bundle.manifest import Measured, PassRecord, Variant
 from superlower.check.crosscheck import check_variant
 from superlower.check.reference import reference_outputs, with_choices
-from superlower.check.tolerance import tolerance
-from superlower.doctor.examine import Context
-from superlower.doctor.treat import treat
+from superlower.check.tolerance import quantized_tolerance, tolerance
+from superlower.driver.building import Job, build_graph
 from superlower.driver.progress import Progress, Silent
+from superlower.driver.quantization import Calibration, Quantized, Quantizer
+from superlower.driver.records import record_of
 from superlower.driver.reference import Feeds, validation_feeds
 from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, SuperlowerError
 from superlower.metrics.psnr import Image
-from superlower.passes.base import Budget, Pass, QualityBudget
-from superlower.passes.pipelines import PassReport, apply, default_pipeline
+from superlower.passes.base import Pass
+from superlower.passes.pipelines import apply, default_pipeline
 from superlower.program import files
 from superlower.program.model import Edge, Program, TemporalModel
 from superlower.rewrites import pipeline as rewriting
@@ -36,26 +37,6 @@ from superlower.targets.base import Precision, Target
 from superlower.targets.detect import required_flags
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One backend's build for one target at one precision.
-
-    Attributes:
-        backend, target, precision: which.
-        named: whether the user asked for the backend by its name, so that it can't be left out silently.
-    """
-
-    backend: Backend
-    target: Target
-    precision: Precision
-    named: bool = True
-
-    @property
-    def name(self) -> str:
-        """The variant's name."""
-        return f"{self.backend.name}-{self.target.name}-{self.precision}"
 
 
 @dataclass(frozen=True)
@@ -122,6 +103,7 @@ def compile_bundle(
     extra: Sequence[Pass] = (),
     rewrites: Sequence[ProgramPass] = (),
     truth: Sequence[Image] = (),
+    calibration: Calibration | None = None,
     atol: float | None = None,
     keep_going: bool = False,
     progress: Progress | None = None,
@@ -140,6 +122,7 @@ def compile_bundle(
         rewrites: program passes to run before all others, validated on the golden clip. If one of them costs
             quality, engines are held to the simplified model's outputs.
         truth: the golden clip's ground truth, uint8 [scale * H, scale * W, 3] a frame, if there is one.
+        calibration: clip and budget of int8 jobs.
         atol: instead of the precision's own tolerance.
         keep_going: leave out jobs that fail rather than fail with the first.
 
@@ -169,10 +152,14 @@ def compile_bundle(
         records = (*(record_of(model.program.name, report) for report in reports), *records)
         files.write_model(clean, folder / PROGRAM_FOLDER)
         golden.save(folder / GOLDEN_FILE)
+        quantizer = Quantizer(clean, feeds, calibration, golden.frames, options, progress)
         for job in jobs:
             place = folder / VARIANT_FOLDER / job.name
             try:
-                variants.append(_build(job, clean, feeds, place, options, states_inside, atol, progress))
+                quantized = quantizer.quantized_for(job.target) if job.precision is Precision.INT8 else None
+                variants.append(
+                    _build(job, clean, feeds, place, options, states_inside, atol, progress, quantized)
+                )
             except SuperlowerError as failed:
                 if not keep_going:
                     raise
@@ -183,7 +170,9 @@ def compile_bundle(
         checked = _check(
             Bundle(folder, seal(folder, clean.program, golden, tuple(variants), records)), progress
         )
-        wrong = [v for v in checked if v.measured is not None and not v.measured.within(v.tolerance)]
+        wrong = [
+            v for v in checked if v.measured is not None and not v.measured.within(v.tolerance, v.floor_db)
+        ]
         for variant in wrong:
             error = _differs(variant, golden)
             if not keep_going:
@@ -255,16 +244,24 @@ def _build(
     states_inside: bool,
     atol: float | None,
     progress: Progress,
+    quantized: Quantized | None = None,
 ) -> Variant:
     progress.stage(f"building {job.name}", len(model.graphs))
     engines: dict[str, Artifact] = {}
     records: list[PassRecord] = []
     warnings: list[str] = []
-    for name, graph in model.graphs.items():
+    graphs = model.graphs if quantized is None else quantized.model.graphs
+    for name, graph in graphs.items():
         workdir = place / name
         workdir.mkdir(parents=True)
         states = state_pairs(model.program, name) if states_inside else ()
-        built = build_graph(job, graph, feeds[name], replace(options, stateful=states), workdir)
+        asked = replace(options, stateful=states)
+        if quantized is None:
+            built = build_graph(job, graph, feeds[name], asked, workdir)
+        else:
+            records += [record_of(name, report) for report in quantized.reports[name]]
+            one = quantized.pass_for(name, job.backend)
+            built = build_graph(job, graph, feeds[name], asked, workdir, last=[one] if one else [])
         records += [record_of(name, report) for report in built.reports]
         warnings += [f"{name}: {warning}" for warning in built.warnings]
         engines[name] = built.artifact
@@ -272,7 +269,11 @@ def _build(
         progress.advance(name)
     for warning in warnings:
         log.warning("%s, %s", job.name, warning)
-    limit = tolerance(job.precision, model.program.frame, atol)
+    limit = (
+        tolerance(job.precision, model.program.frame, atol)
+        if quantized is None or atol is not None
+        else quantized_tolerance(*quantized.budget_and_score, model.program.frame)
+    )
     flags = (
         required_flags(job.target) if job.backend.name == "tvm" and job.target.kind == "cpu" else frozenset()
     )
@@ -285,66 +286,11 @@ def _build(
         passes=tuple(records),
         tolerance=limit.max_abs,
         tolerance_reason=limit.reason,
+        floor_db=limit.floor_db,
+        quantization=None if quantized is None else quantized.record,
         machine={"processor": job.target.title, "flags": " ".join(sorted(flags))} if flags else {},
         warnings=tuple(warnings),
     )
-
-
-@dataclass(frozen=True)
-class BuiltGraph:
-    """One graph's engine, what its passes did, and what the rules for known bugs warn of."""
-
-    artifact: Artifact
-    reports: tuple[PassReport, ...]
-    warnings: tuple[str, ...]
-
-
-def build_graph(
-    job: Job, graph: ir.Model, feeds: Sequence[Feeds], options: BuildOptions, workdir: Path
-) -> BuiltGraph:
-    """Compile a graph that had the default passes: legalized, treated for known bugs, then built.
-
-    Args:
-        feeds: to validate passes on.
-        options: of the build but for its precision; settings are named BACKEND.KEY.
-        workdir: an empty folder, the engine's.
-
-    Raises:
-        OutputsDifferError: a pass left its budget.
-        BuildFailedError, UnsupportedOperatorError, MissingSdkError: as the backend found.
-    """
-    own = f"{job.backend.name}."
-    settings = {k.removeprefix(own): v for k, v in options.settings.items() if k.startswith(own)}
-    context = Context(job.backend.name, job.backend.versions(), job.target, job.precision, settings)
-    legal, reports = apply(graph, job.backend.legalize(job.target, job.precision), feeds)
-    treated = treat(context, legal, feeds)
-    asked = replace(options, precision=job.precision, settings=settings)
-    artifact = job.backend.compile(treated.model, job.target, asked, workdir)
-    return BuiltGraph(artifact, (*reports, *treated.reports), treated.warnings)
-
-
-def record_of(graph: str, report: PassReport | rewriting.ProgramReport) -> PassRecord:
-    """A pass's report as manifests keep it: under the graph's name, or the program's."""
-    return PassRecord(
-        graph=graph,
-        name=report.name,
-        options={name: str(value) for name, value in report.options.items()},
-        nodes_before=report.before,
-        nodes_after=report.after,
-        rewritten=tuple(f"{site.node}: {site.detail}" for site in report.applied.rewritten),
-        refused=tuple(f"{site.node}: {site.detail}" for site in report.applied.refused),
-        budget=report.budget.relative if isinstance(report.budget, Budget) else None,
-        quality=_quality_record(report) if isinstance(report, rewriting.ProgramReport) else None,
-        measured=report.deviation.relative if report.deviation else 0.0,
-        reason=report.budget.reason,
-        seconds=round(report.seconds, 3),
-    )
-
-
-def _quality_record(report: rewriting.ProgramReport) -> QualityRecord | None:
-    if report.loss is None or not isinstance(report.budget, QualityBudget):
-        return None
-    return QualityRecord(budget_db=report.budget.db, **asdict(report.loss))
 
 
 def _check(bundle: Bundle, progress: Progress) -> list[Variant]:
@@ -373,6 +319,12 @@ def _differs(variant: Variant, golden: GoldenClip) -> OutputsDifferError:
             f"the golden clip, over the {variant.measured.flips_accepted} that its tolerance of "
             f"{variant.tolerance:.3g} accounts for ({variant.tolerance_reason}): superlower check --bisect "
             f"names the node"
+        )
+    if variant.floor_db is not None:
+        return OutputsDifferError(
+            f"{variant.name} is {fmean(variant.measured.psnr_db):.1f} dB from {golden.reference}, under "
+            f"{variant.floor_db:.1f} ({variant.tolerance_reason}): calibrate on a clip like the golden one, "
+            f"raise --budget-db, or leave the backend out"
         )
     worst = max(variant.measured.max_abs)
     frame = variant.measured.max_abs.index(worst)

@@ -17,7 +17,8 @@ from superlower.bundle.bundle import Bundle
 from superlower.bundle.manifest import Variant
 from superlower.check.crosscheck import VariantCheck, stored_check
 from superlower.driver import export as exporting
-from superlower.driver.compile import Job, compile_bundle, plan_jobs
+from superlower.driver.building import Job
+from superlower.driver.compile import compile_bundle, plan_jobs
 from superlower.driver.progress import Progress, received
 from superlower.driver.speed import SpeedRow, contenders, race
 from superlower.driver.upscale import Upscaled, upscale

@@ -142,9 +142,14 @@ def tidy(model: ir.Model) -> bool:
         )
     ]
     common.NameFixPass()(model)
+    type_values(model)
+    return any(changed)
+
+
+def type_values(model: ir.Model) -> None:
+    """Give values their types and shapes, where any lacks its own."""
     if any(v.shape is None or v.dtype is None for node in model.graph for v in node.outputs if v.name):
         common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
-    return any(changed)
 
 
 def label(node: ir.Node) -> str:

@@ -208,7 +208,13 @@ SCENARIOS = (
     _tvm("tvm-cuda-scatter", _scattered, _loops_on_the_host, target="rtx3090"),
     _tvm("tvm-half-grid-sample", _sampler, _gives_float32, Action.REWRITE, mended=_keeps_float16),
     _tvm("tvm-no-rule", _swish, refused_by_tvm),
-    _tvm("tvm-int8", lambda: quantized(storage=I8), _float_convolutions, precision=Precision.INT8),
+    _tvm(
+        "tvm-int8",
+        lambda: quantized(storage=I8),
+        _float_convolutions,
+        Action.WARN,
+        precision=Precision.INT8,
+    ),
     _tvm("tvm-fp8", lambda: quantized(F16, FP8), refused_by_tvm, precision=Precision.FP8),
     Scenario(
         "tvm-ffi-segfault",

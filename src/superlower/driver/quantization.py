@@ -1,0 +1,288 @@
+"""A model in 8 bits: calibrated on a clip, placed within a budget of quality, ready for any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superlower.backends.base import Backend, BuildOptions, quantizes_results
+from superlower.backends.registry import backend
+from superlower.bundle.manifest import GroupRecord, QualityRecord, QuantizationRecord
+from superlower.driver.calibrate import Ranges, observe, watched_values, widest
+from superlower.driver.closed_loop import closed_loop
+from superlower.driver.footage import Footage
+from superlower.driver.node_groups import NodeGroup, Nodes, node_groups, together
+from superlower.driver.placement import Placement, Trial, search
+from superlower.driver.progress import Progress, Silent
+from superlower.errors import BadInputError, OutputsDifferError
+from superlower.metrics.loss import quality_loss
+from superlower.passes._levels import SIGNED, UNSIGNED
+from superlower.passes.pipelines import PassReport, apply
+from superlower.passes.quantize import Quantize
+from superlower.passes.reorder_depth_to_space import ReorderDepthToSpace
+from superlower.passes.validate import Feeds
+from superlower.program.model import TemporalModel
+from superlower.targets.base import Precision, Target
+from superlower.targets.catalog import target
+
+Array = NDArray[np.generic]
+
+BUDGET_DB = 0.05
+"""What `--precision int8` may cost by default: a tenth of what a reader of tables would call a difference."""
+
+
+_FASTEST = ("openvino", "onnxruntime")
+"""Backends that the search is measured on, if they run the job's targets here."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What int8 jobs are calibrated on, and held to.
+
+    Attributes:
+        footage: the clip, and its ground truth.
+        budget_db: largest mean loss of luma PSNR over the clip.
+    """
+
+    footage: Footage
+    budget_db: float = BUDGET_DB
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A model and how it is quantized.
+
+    Attributes:
+        model: float, prepared for quantization.
+        reports: of the passes that prepared it, by graph.
+        ranges: of its values.
+        nodes: those to quantize.
+        activations: "uint8" or "int8".
+        record: as the manifest keeps it.
+    """
+
+    model: TemporalModel
+    reports: Mapping[str, Sequence[PassReport]]
+    ranges: Ranges
+    nodes: Nodes
+    activations: str
+    record: QuantizationRecord
+
+    def pass_for(self, graph: str, sdk: Backend) -> Quantize | None:
+        """The pass that quantizes a graph for a backend; None where nothing in it is quantized."""
+        return _pass(self.ranges, self.nodes, graph, self.activations, sdk)
+
+    @property
+    def budget_and_score(self) -> tuple[float, float]:
+        """The budget, and the float model's luma PSNR on the calibration clip, in dB."""
+        assert self.record.quality.before_db is not None
+        return self.record.quality.budget_db, self.record.quality.before_db
+
+
+class Quantizer:
+    """Quantizes a model for jobs, once for each element type of activations that their targets take."""
+
+    def __init__(
+        self,
+        model: TemporalModel,
+        feeds: Mapping[str, Sequence[Feeds]],
+        calibration: Calibration | None,
+        further: Sequence[Array],
+        options: BuildOptions,
+        progress: Progress | None = None,
+    ) -> None:
+        """Args:
+        model: cleaned up.
+        feeds: to validate preparing passes on, by graph.
+        calibration: None where no job needs one.
+        further: frames of another clip, on which no activation may be cut off either.
+        options: threads and time limit of the engines measured.
+        """
+        self._model, self._feeds, self._calibration = model, feeds, calibration
+        self._further, self._options, self._progress = further, options, progress
+        self._done: dict[str, Quantized] = {}
+
+    def quantized_for(self, where: Target) -> Quantized:
+        """The model quantized for a target.
+
+        The search measures the fastest backend that runs the target here. For a device that isn't here it
+        measures ONNX Runtime on the CPU, which computes the same graph.
+
+        Raises:
+            BadInputError: there is no calibration clip.
+            OutputsDifferError: nothing can be quantized within the budget.
+        """
+        if self._calibration is None:
+            raise BadInputError("int8 is calibrated on video: give a clip (--calibrate CLIP)")
+        activations = SIGNED if where.kind == "nvidia-gpu" else UNSIGNED
+        if activations not in self._done:
+            prepared, reports = _prepared(self._model, self._feeds)
+            runs = _runs(where)
+            self._done[activations] = quantize(
+                prepared,
+                reports,
+                self._calibration,
+                self._further,
+                activations,
+                *runs,
+                options=self._options,
+                progress=self._progress,
+            )
+        return self._done[activations]
+
+
+def _runs(where: Target) -> tuple[Backend, Target]:
+    """Backend and target whose engines stand for a target's."""
+    for name in _FASTEST:
+        sdk = backend(name)
+        served = sdk.missing() is None and sdk.serves(where, Precision.INT8) is None
+        if served and sdk.runnable(where) is None:
+            return sdk, where
+    return backend("onnxruntime"), target("cpu")
+
+
+def _prepared(
+    model: TemporalModel, feeds: Mapping[str, Sequence[Feeds]]
+) -> tuple[TemporalModel, dict[str, list[PassReport]]]:
+    """The model with its pixel shuffles where quantization wants them; exact, and validated on the feeds."""
+    done = {name: apply(graph, [ReorderDepthToSpace()], feeds[name]) for name, graph in model.graphs.items()}
+    graphs = {name: graph for name, (graph, _) in done.items()}
+    return model.with_graphs(graphs), {name: reports for name, (_, reports) in done.items()}
+
+
+def quantize(
+    model: TemporalModel,
+    reports: Mapping[str, Sequence[PassReport]],
+    calibration: Calibration,
+    further: Sequence[Array],
+    activations: str,
+    sdk: Backend,
+    where: Target,
+    *,
+    options: BuildOptions,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Calibrate a model on a clip and find what to quantize.
+
+    Ranges are taken twice: with the float model's own hidden states to search by, then with those of the
+    model as it came out quantized; the better of the two is kept.
+
+    Args:
+        model: float.
+        reports: of the passes that prepared it.
+        calibration: clip and budget.
+        further: frames of another clip, for ranges alone.
+        activations: "uint8" or "int8".
+        sdk, where: backend and target whose engines are measured.
+        options: threads and time limit of builds.
+
+    Raises:
+        OutputsDifferError: nothing can be quantized within the budget.
+    """
+    progress = progress or Silent()
+    footage, budget_db = calibration.footage, calibration.budget_db
+    frames = footage.frames
+    progress.stage("calibrating")
+    values = watched_values(model)
+    others = [observe(model, values, further)] if len(further) else []
+    ranges = widest(observe(model, values, frames), *others)
+    groups = node_groups(model, len(frames))
+    if not groups:
+        raise BadInputError("the model has no convolution of constant weights to quantize: leave out int8")
+    with closed_loop(sdk, where, Precision.INT8, options) as run:
+        progress.stage("searching what to quantize", len(groups) + 3)
+        before = run(model, frames)
+
+        def attempt(chosen: Sequence[NodeGroup], using: Ranges = ranges) -> Trial:
+            nodes = together(chosen)
+            after = run(_graphs(model, using, nodes, activations, sdk), frames)
+            progress.advance(", ".join(g.name for g in chosen))
+            return _trial(chosen, before, after, footage, model)
+
+        placement = search(groups, attempt, budget_db)
+        if placement.trial is None:
+            best = min(placement.alone.values(), key=lambda t: t.loss.db)
+            raise OutputsDifferError(
+                f"nothing can be quantized within {budget_db:g} dB: {best.groups[0]} alone costs "
+                f"{best.loss.db:.3f} dB on {footage.source}; raise --budget-db or leave out int8"
+            )
+        progress.stage("calibrating with the quantized model's states")
+        nodes = together(placement.quantized)
+        again = widest(observe(_graphs(model, ranges, nodes, activations, sdk), values, frames), *others)
+        second = attempt(placement.quantized, again)
+        if second.fits(budget_db) and second.loss.db <= placement.trial.loss.db:
+            ranges, placement = again, replace(placement, trial=second)
+    record = _record(placement, groups, calibration, activations, sdk)
+    return Quantized(model, reports, ranges, together(placement.quantized), activations, record)
+
+
+def _pass(ranges: Ranges, nodes: Nodes, graph: str, activations: str, sdk: Backend) -> Quantize | None:
+    if graph not in nodes:
+        return None
+    return Quantize(
+        ranges=ranges[graph], nodes=nodes[graph], activations=activations, results=quantizes_results(sdk)
+    )
+
+
+def _graphs(
+    model: TemporalModel, ranges: Ranges, nodes: Nodes, activations: str, sdk: Backend
+) -> TemporalModel:
+    graphs = dict(model.graphs)
+    for name in nodes:
+        one = _pass(ranges, nodes, name, activations, sdk)
+        assert one is not None
+        graphs[name], _ = apply(graphs[name], [one])
+    return model.with_graphs(graphs)
+
+
+def _trial(
+    chosen: Sequence[NodeGroup],
+    before: Sequence[Array],
+    after: Sequence[Array],
+    footage: Footage,
+    model: TemporalModel,
+) -> Trial:
+    frame, truth = model.program.frame, footage.truth
+    curve = tuple(
+        quality_loss([old], [new], frame, [picture]).db
+        for old, new, picture in zip(before, after, truth, strict=True)
+    )
+    return Trial(tuple(g.name for g in chosen), quality_loss(before, after, frame, truth), curve)
+
+
+def _record(
+    placement: Placement,
+    groups: Sequence[NodeGroup],
+    calibration: Calibration,
+    activations: str,
+    sdk: Backend,
+) -> QuantizationRecord:
+    assert placement.trial is not None
+    quantized = together(placement.quantized)
+    records = []
+    for group in groups:
+        count = sum(n in quantized.get(graph, ()) for graph, names in group.nodes.items() for n in names)
+        alone = placement.alone.get(group.name)
+        records.append(
+            GroupRecord(
+                name=group.name,
+                nodes=group.count,
+                quantized=count,
+                share=round(group.share, 4),
+                alone_db=None if alone is None else round(alone.loss.db, 5),
+            )
+        )
+    return QuantizationRecord(
+        clip=calibration.footage.source,
+        frames=len(calibration.footage.frames),
+        measured_on=sdk.name,
+        activations=activations,
+        groups=tuple(records),
+        kept=tuple(f"{g}: {n}" for g, names in together(placement.kept).items() for n in names),
+        curve_db=tuple(round(loss, 5) for loss in placement.trial.curve_db),
+        quality=QualityRecord(budget_db=calibration.budget_db, **asdict(placement.trial.loss)),
+        trials=placement.trials,
+    )
