@@ -13,9 +13,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
+from superlower.media.samples import SAMPLES
 from superlower.passes.pipelines import apply, count
 from superlower.passes.surgery import Surgery
 from support.command import superlower
+from support.published import fetched
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -64,6 +66,31 @@ def test_the_sharpener_runs_where_busy(tmp_path: Path) -> None:
     assert "of the golden clip's patches run" in superlower("inspect", bundle).stderr
     timed = superlower("bench", "speed", bundle, "--rounds", 1)
     assert "sharpen of onnxruntime-cpu-fp32 ran for" in timed.stderr
+
+
+@pytest.mark.slow
+def test_skips_are_trained_and_go_on_from_where_they_were(tmp_path: Path) -> None:
+    """Two steps of one piece: nothing is learned, but all that is written fits what it was made for."""
+    torch = pytest.importorskip("torch", reason="PyTorch isn't installed")
+    from superlower.frontends.base import ExportRequest
+    from superlower.frontends.zoo.basicvsr_torch import BasicVsrNet
+    from superlower.frontends.zoo.skipvsr import SkipVsr
+
+    fetched(SAMPLES["bikes"])
+    torch.manual_seed(0)
+    weights, skips = tmp_path / "weights.pth", tmp_path / "skips.npz"
+    torch.save({"params": BasicVsrNet(1).state_dict()}, weights)
+    few = ["--weights", str(weights), "--blocks", "1", "--pieces", "1"]
+    command = [sys.executable, str(EXAMPLES / "train_skipvsr.py"), str(skips), *few]
+    first = subprocess.run([*command, "--steps", "1"], check=True, capture_output=True, text=True)
+    assert "teacher: 1 pieces" in first.stdout
+    second = subprocess.run([*command, "--steps", "2"], check=True, capture_output=True, text=True)
+    assert "teacher" not in second.stdout
+    assert "forward: step 2 of 2" in second.stdout
+    assert "step 1 of" not in second.stdout
+    asked = ExportRequest(weights, 40, 40, {"skips": str(skips)}, str(weights))
+    flat = [np.full((1, 3, 40, 40), 0.5, np.float32)] * 2
+    assert all(np.isfinite(output).all() for output in SkipVsr().reference(asked)(flat))
 
 
 def test_the_surgery_says_relu() -> None:

