@@ -74,6 +74,7 @@ docs: $(STAMP)
 	@$(BIN)/python docs/generate_targets.py
 	@$(BIN)/python docs/generate_lowerings.py
 	@$(BIN)/python docs/generate_known_bugs.py
+	@$(BIN)/python docs/generate_models.py
 
 clean:
 	@rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

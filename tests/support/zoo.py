@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,6 @@ from superlower.frontends.base import ExportRequest, ZooFrontend
 from superlower.program import legality
 from superlower.program.interpret import interpret
 from superlower.program.model import TemporalModel
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Array = NDArray[np.float32]
 Caller = Callable[[TemporalModel], Callable[[str, Mapping[str, NDArray]], Mapping[str, NDArray]]]
@@ -99,43 +95,3 @@ def assert_order_matters(
     run = frontend.reference(asked)
     forwards, backwards = run(given), run(given[::-1])[::-1]
     assert relative_error(np.concatenate(forwards), np.concatenate(backwards)) > 100 * tolerance
-
-
-def convolution_macs(
-    network: nn.Module,
-    call: Callable[..., object],
-    *shapes: tuple[int, ...],
-    transposed_at_output: bool = False,
-) -> int:
-    """Multiply-accumulates of the convolutions, deformable ones among them, in a call; by shapes alone.
-
-    Args:
-        network: its weights are lost.
-        call: its method.
-        shapes: of the method's arguments.
-        transposed_at_output: count a transposed convolution as if each of its outputs read a whole kernel,
-            stride^2 times too much, as EGVSR's authors do.
-    """
-    import torch
-
-    found = 0
-
-    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        nonlocal found
-        if isinstance(module, torch.nn.ConvTranspose2d):
-            pixels = output[0, 0] if transposed_at_output else inputs[0][0, 0]
-            found += module.weight.numel() * pixels.numel()
-        else:
-            found += module.weight[0].numel() * output.numel()
-
-    network = network.to("meta")
-    handles = [
-        module.register_forward_hook(count)
-        for module in network.modules()
-        if getattr(module, "weight", None) is not None
-    ]
-    with torch.device("meta"):
-        call(*(torch.zeros(shape) for shape in shapes))
-    for handle in handles:
-        handle.remove()
-    return found

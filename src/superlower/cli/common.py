@@ -28,6 +28,8 @@ from rich.table import Table
 
 from superlower import jsontext
 from superlower.errors import BadInputError, unknown_name
+from superlower.program.model import Program
+from superlower.program.routes import Routing
 from superlower.targets.base import Precision, Target
 from superlower.targets.catalog import target
 
@@ -168,6 +170,31 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obje
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console.print(table)
+
+
+def print_equations(program: Program) -> None:
+    """A program's equations for people, on stderr."""
+    for equation in program.equations:
+        left = ", ".join(f"{stream}[t]" for stream in equation.outputs.values())
+        right = ", ".join(f"{name}={read}" for name, read in equation.inputs.items())
+        when = "" if equation.when == "true" else f"   when {equation.when}"
+        graph = equation.graph if equation.route is None else " | ".join(equation.route.graphs)
+        console.print(f"  {left} = {graph}({right}){when}")
+        if equation.route is not None:
+            _route(Routing(program, equation))
+
+
+def _route(routing: Routing) -> None:
+    route, equation = routing.route, routing.equation
+    high, wide = route.patch
+    batch = f", {route.batch} a call" if route.batch > 1 else ""
+    rest = ", ".join(f"{name}={read}" for name, read in route.otherwise.items())
+    console.print(
+        f"    chosen by {route.choice} for each of {routing.rows}x{routing.columns} patches of {high}x{wide} "
+        f"(windows of {routing.window[0]}x{routing.window[1]}{batch}); otherwise {rest}"
+    )
+    if equation.graph:
+        console.print(f"    {equation.graph} makes the whole frame where windows would have as many pixels")
 
 
 def parse_size(text: str) -> tuple[int, int]:

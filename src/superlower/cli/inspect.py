@@ -13,7 +13,7 @@ from superlower import ir as graphs
 from superlower.backends.tvm.cubin import DeviceCode
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.manifest import MANIFEST_FILE
-from superlower.cli.common import JsonFlag, console, parse_size, print_json, print_table
+from superlower.cli.common import JsonFlag, console, parse_size, print_equations, print_json, print_table
 from superlower.driver.flops import Work
 from superlower.driver.inspect_engine import SUFFIXES, EngineView, LayerView, inspect_engine
 from superlower.driver.inspect_model import ModelCost, lone_cost, model_cost
@@ -22,8 +22,7 @@ from superlower.frontends import onnx_files
 from superlower.frontends.contract import shape_text
 from superlower.passes.pipelines import count
 from superlower.program import analysis
-from superlower.program.model import Program, TemporalModel
-from superlower.program.routes import Routing
+from superlower.program.model import TemporalModel
 from superlower.targets.base import Precision
 from superlower.targets.catalog import targets
 
@@ -150,7 +149,7 @@ def _program(model: TemporalModel) -> None:
     frame = program.frame
     made = f"{frame.scale * frame.height}x{frame.scale * frame.width}"
     console.print(f"{program.name}: {frame.height}x{frame.width} to {made}")
-    _equations(program)
+    print_equations(program)
     print_table(
         "streams",
         ("stream", "shape", "edge", "recurrence", "look-ahead", "state", "MB"),
@@ -174,30 +173,6 @@ def _program(model: TemporalModel) -> None:
         free.setdefault(a, []).append(f"{b} at t{d:+d}" if d else f"{b} at t")
     for a, others in free.items():
         console.print(f"independent of {a} at t: {', '.join(others)}")
-
-
-def _equations(program: Program) -> None:
-    for equation in program.equations:
-        left = ", ".join(f"{stream}[t]" for stream in equation.outputs.values())
-        right = ", ".join(f"{name}={read}" for name, read in equation.inputs.items())
-        when = "" if equation.when == "true" else f"   when {equation.when}"
-        graph = equation.graph if equation.route is None else " | ".join(equation.route.graphs)
-        console.print(f"  {left} = {graph}({right}){when}")
-        if equation.route is not None:
-            _route(Routing(program, equation))
-
-
-def _route(routing: Routing) -> None:
-    route, equation = routing.route, routing.equation
-    high, wide = route.patch
-    batch = f", {route.batch} a call" if route.batch > 1 else ""
-    rest = ", ".join(f"{name}={read}" for name, read in route.otherwise.items())
-    console.print(
-        f"    chosen by {route.choice} for each of {routing.rows}x{routing.columns} patches of {high}x{wide} "
-        f"(windows of {routing.window[0]}x{routing.window[1]}{batch}); otherwise {rest}"
-    )
-    if equation.graph:
-        console.print(f"    {equation.graph} makes the whole frame where windows would have as many pixels")
 
 
 def _routed(bundle: Bundle, model: TemporalModel, most: ModelCost) -> None:

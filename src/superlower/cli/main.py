@@ -31,6 +31,7 @@ from superlower.cli import (
     export,
     inspect,
     lists,
+    models,
     passes,
     upscale,
 )
@@ -62,7 +63,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (export, passes, coverage, compile, check, bench, upscale, inspect, doctor, demo, lists):
+for verb in (export, passes, coverage, compile, check, bench, upscale, inspect, doctor, demo, models, lists):
     verb.register(app)
 
 

@@ -66,18 +66,16 @@ class Facts:
 
 def analyze(program: Program) -> Facts:
     """Derive the facts of a legal program."""
-    feeds = _dependences(program)
     height, width = program.frame.padded
     ahead = _look_ahead(program)
     shifted = {r.stream for e in program.equations for r in e.reads.values() if r.offset}
     streams = {}
-    for name, stream in program.streams.items():
-        direction = _direction(name, feeds)
+    for name, direction in directions(program).items():
         streams[name] = StreamFacts(
             direction=direction,
             look_ahead=ahead[name],
             state=direction is not Direction.NONE and name in shifted,
-            nbytes=stream.nbytes(height, width),
+            nbytes=program.streams[name].nbytes(height, width),
         )
     recurrent = {n for n, s in streams.items() if s.direction is not Direction.NONE}
     batchable = tuple(e.name for e in program.equations if not recurrent & set(e.outputs.values()))
@@ -87,6 +85,12 @@ def analyze(program: Program) -> Facts:
 def latency(program: Program) -> int | None:
     """Frames after t that must have arrived before output t can be given; None for the whole clip."""
     return _look_ahead(program)[program.output]
+
+
+def directions(program: Program) -> dict[str, Direction]:
+    """How each stream runs over time; seen in the equations at once, without unrolling them."""
+    feeds = _dependences(program)
+    return {name: _direction(name, feeds) for name in program.streams}
 
 
 def peak_bytes(program: Program, frames: int, height: int, width: int, in_flight: int = 1) -> int:

@@ -14,10 +14,10 @@ import re
 from typing import TYPE_CHECKING, ClassVar
 
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
+from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     clip_reference,
     count_of,
-    export_graphs,
     frame_of,
     known_options,
     missing_torch,
@@ -104,8 +104,8 @@ class BasicVsr:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load the weights strictly and export `flow`, `backward` and `forward` for the padded frame size.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load the weights strictly; plan `flow`, `backward` and `forward` for the padded frame size.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
@@ -113,13 +113,19 @@ class BasicVsr:
         """
         frame = frame_of(request, scale=SCALE, minimum=MINIMUM_SIDE)
         network = self._network(request)
-        return export_graphs(
+        return Blueprint(
             network,
             _program(request, frame, network.blocks),
-            flow=network.estimate_flow,
-            backward=network.propagate_backward,
-            forward=network.propagate_forward,
+            {
+                "flow": network.estimate_flow,
+                "backward": network.propagate_backward,
+                "forward": network.propagate_forward,
+            },
         )
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""

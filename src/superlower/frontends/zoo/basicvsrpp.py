@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
 from superlower.frontends.zoo.basicvsr import MMAGIC_RULES
+from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     clip_reference,
     count_of,
-    export_graphs,
     frame_of,
     known_options,
     missing_torch,
@@ -66,8 +66,8 @@ class BasicVsrPlusPlus:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load the weights strictly and export twelve graphs, two of them for each sweep.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load the weights strictly; plan twelve graphs, two of them for each sweep.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
@@ -79,15 +79,21 @@ class BasicVsrPlusPlus:
         for sweep in SWEEPS:
             sweeps[sweep] = partial(network.propagate, sweep)
             sweeps[f"{sweep}_start"] = partial(network.start, sweep)
-        return export_graphs(
+        return Blueprint(
             network,
             _program(request, frame, network.blocks),
-            extract=network.extract,
-            flow=network.estimate_flow,
-            compose=network.compose,
-            reconstruct=network.reconstruct,
-            **sweeps,
+            {
+                "extract": network.extract,
+                "flow": network.estimate_flow,
+                "compose": network.compose,
+                "reconstruct": network.reconstruct,
+                **sweeps,
+            },
         )
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""

@@ -8,23 +8,18 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from superlower.errors import BadInputError, MissingSdkError, unknown_name
 from superlower.frontends.base import ClipReference, ExportRequest
 from superlower.frontends.fetch import file_sha256
 from superlower.frontends.zoo.checkpoint import Rule, load_strictly, random_seed, read_state, seed_parameters
-from superlower.program.legality import called_sizes
-from superlower.program.model import Edge, Frame, Program, TemporalModel
+from superlower.program.model import Edge, Frame
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     Network = TypeVar("Network", bound=nn.Module)
-
-SCOPE = "network"
-"""Where the exporter finds a network whose method it traces; left out of the names in the graphs."""
 
 
 def missing_torch() -> str | None:
@@ -167,37 +162,6 @@ def provenance(name: str, paper: str, request: ExportRequest, **choices: object)
     if random_seed(request.weights) is None:
         found["weights_sha256"] = file_sha256(request.weights)
     return found
-
-
-def export_graphs(network: nn.Module, program: Program, **methods: Callable[..., object]) -> TemporalModel:
-    """Every graph that the program's equations call, traced from the network.
-
-    Args:
-        network: holds the weights.
-        program: an equation gives its graph's inputs in the order of the method's arguments, and its outputs
-            in the order in which the method returns them; shapes are those of the streams.
-        methods: by graph name, methods of `network`.
-
-    Raises:
-        BadInputError, UnsupportedOperatorError: as `export_module`.
-    """
-    import torch
-
-    from superlower.frontends.torch_export import export_module
-    from superlower.frontends.zoo.layers_torch import Method
-
-    graphs: dict[str, ir.Model] = {}
-    for equation in program.equations:
-        for graph, (sizes, _) in called_sizes(program, equation).items():
-            if graph not in graphs:
-                graphs[graph] = export_module(
-                    Method(network, methods[graph]),
-                    {name: torch.zeros(shape) for name, shape in sizes.items()},
-                    list(equation.outputs),
-                    name=graph,
-                    scope=SCOPE,
-                )
-    return TemporalModel(program, graphs)
 
 
 def clip_reference(network: nn.Module) -> ClipReference:

@@ -42,6 +42,8 @@ def seed_parameters(network: nn.Module, seed: int) -> None:
 
     with torch.no_grad():
         for name, parameter in network.named_parameters():
+            if parameter.is_meta:  # shapes are all it has
+                continue
             shape = tuple(parameter.shape)
             gain = 0.3 if "offset" in name else 0.7
             deviation = 0.02 if len(shape) < 2 else gain / np.sqrt(np.prod(shape[1:]))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from superlower.errors import BadInputError
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
+from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     choice_option,
     clip_reference,
@@ -18,7 +19,7 @@ from superlower.frontends.zoo.build import (
     read_weights,
     whole_option,
 )
-from superlower.frontends.zoo.window import export_window
+from superlower.frontends.zoo.window import window_blueprint
 from superlower.program.model import Edge, TemporalModel
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Edvr:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load the weights strictly and export `upscale` for the padded frame size.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load the weights strictly; plan `upscale` for the padded frame size.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
@@ -62,7 +63,7 @@ class Edvr:
         """
         frame = frame_of(request, scale=SCALE, multiple=MULTIPLE)
         network = self._network(request)
-        return export_window(
+        return window_blueprint(
             network,
             network.upscale,
             name=self.name,
@@ -79,6 +80,10 @@ class Edvr:
                 tsa="yes" if network.attention else "no",
             ),
         )
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""

@@ -18,11 +18,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
+from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     choice_option,
     clip_reference,
     count_of,
-    export_graphs,
     frame_of,
     known_options,
     missing_torch,
@@ -61,8 +61,8 @@ class FrameRecurrent:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load the weights strictly and export `flow` and `upscale` for the padded frame size.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load the weights strictly; plan `flow` and `upscale` for the padded frame size.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
@@ -94,7 +94,11 @@ class FrameRecurrent:
             equations=_equations(network.warm_up),
             provenance=found,
         )
-        return export_graphs(network, program, flow=network.estimate_flow, upscale=network.upscale)
+        return Blueprint(network, program, {"flow": network.estimate_flow, "upscale": network.upscale})
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, ClassVar
 from superlower.errors import BadInputError
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
 from superlower.frontends.zoo.basicvsr import FLOWS
+from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     clip_reference,
     count_of,
-    export_graphs,
     frame_of,
     known_options,
     missing_torch,
@@ -67,8 +67,8 @@ class IconVsr:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load the weights strictly and export the six graphs for the padded frame size.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load the weights strictly; plan the six graphs for the padded frame size.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
@@ -76,16 +76,22 @@ class IconVsr:
         """
         frame = frame_of(request, scale=SCALE, multiple=MULTIPLE, minimum=MINIMUM_SIDE, reflect=True)
         network = self._network(request)
-        return export_graphs(
+        return Blueprint(
             network,
             _program(request, frame, network),
-            flow=network.estimate_flow,
-            extract=network.extract,
-            backward=network.propagate_backward,
-            backward_key=network.propagate_backward_key,
-            forward=network.propagate_forward,
-            forward_key=network.propagate_forward_key,
+            {
+                "flow": network.estimate_flow,
+                "extract": network.extract,
+                "backward": network.propagate_backward,
+                "backward_key": network.propagate_backward_key,
+                "forward": network.propagate_forward,
+                "forward_key": network.propagate_forward_key,
+            },
         )
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""

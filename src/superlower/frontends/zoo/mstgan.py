@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
+from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     choice_option,
     clip_reference,
@@ -17,7 +18,7 @@ from superlower.frontends.zoo.build import (
     read_weights,
     whole_option,
 )
-from superlower.frontends.zoo.window import export_window
+from superlower.frontends.zoo.window import window_blueprint
 from superlower.program.model import Edge, TemporalModel
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class MstGan:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load the weights strictly and export `upscale` for the padded frame size.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load the weights strictly; plan `upscale` for the padded frame size.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
@@ -56,7 +57,7 @@ class MstGan:
         """
         frame = frame_of(request, scale=SCALE, multiple=MULTIPLE)
         network = self._network(request)
-        return export_window(
+        return window_blueprint(
             network,
             network.upscale,
             name=self.name,
@@ -71,6 +72,10 @@ class MstGan:
                 blocks=network.blocks,
             ),
         )
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""

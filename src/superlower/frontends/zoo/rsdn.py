@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
+from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     clip_reference,
-    export_graphs,
     frame_of,
     known_options,
     missing_torch,
@@ -44,8 +44,8 @@ class Rsdn:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load the weights strictly and export `step` for the padded frame size.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load the weights strictly; plan `step` for the padded frame size.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture, or an option.
@@ -54,7 +54,11 @@ class Rsdn:
         # Structure is the frame at half its size and back.
         frame = frame_of(request, scale=SCALE, multiple=2)
         network = self._network(request)
-        return export_graphs(network, _program(request, frame), step=network.step)
+        return Blueprint(network, _program(request, frame), {"step": network.step})
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""

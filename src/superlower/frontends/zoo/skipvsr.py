@@ -36,10 +36,10 @@ from superlower.frontends.zoo.basicvsr import (
     SCALE,
     BasicVsr,
 )
+from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     clip_reference,
     count_of,
-    export_graphs,
     frame_of,
     known_options,
     missing_torch,
@@ -91,8 +91,8 @@ class SkipVsr:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load both files' weights strictly and export the eight graphs for the padded frame size.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load both files' weights strictly; plan the eight graphs for the padded frame size.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture or one that the skips weren't made
@@ -101,18 +101,24 @@ class SkipVsr:
         """
         frame = _frame(request)
         network = self._network(request, frame)
-        return export_graphs(
+        return Blueprint(
             network,
             _program(request, frame, network),
-            flow=network.estimate_flow,
-            skip_backward=network.skip_backward,
-            skip_forward=network.skip_forward,
-            run_backward=network.run_backward,
-            run_forward=network.run_forward,
-            run_backward_window=network.run_backward,
-            run_forward_window=network.run_forward,
-            reconstruct=network.reconstruct,
+            {
+                "flow": network.estimate_flow,
+                "skip_backward": network.skip_backward,
+                "skip_forward": network.skip_forward,
+                "run_backward": network.run_backward,
+                "run_forward": network.run_forward,
+                "run_backward_window": network.run_backward,
+                "run_forward_window": network.run_forward,
+                "reconstruct": network.reconstruct,
+            },
         )
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""

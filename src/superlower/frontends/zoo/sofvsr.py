@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
+from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     choice_option,
     clip_reference,
@@ -15,7 +16,7 @@ from superlower.frontends.zoo.build import (
     provenance,
     read_weights,
 )
-from superlower.frontends.zoo.window import export_window
+from superlower.frontends.zoo.window import window_blueprint
 from superlower.program.model import Edge, TemporalModel
 
 if TYPE_CHECKING:
@@ -55,14 +56,18 @@ class SofVsr:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load the weights strictly and export `upscale` for the padded frame size.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load the weights strictly; plan `upscale` for the padded frame size.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
             MissingSdkError: PyTorch isn't installed.
         """
-        return _export(self, request, self._network(request))
+        return _blueprint(self, request, self._network(request))
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""
@@ -95,14 +100,18 @@ class SofVsrAccv:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load the weights strictly and export `upscale` for the padded frame size.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load the weights strictly; plan `upscale` for the padded frame size.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
             MissingSdkError: PyTorch isn't installed.
         """
-        return _export(self, request, self._network(request))
+        return _blueprint(self, request, self._network(request))
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""
@@ -117,10 +126,10 @@ class SofVsrAccv:
         return network_of(SofVsrAccvNet, state, request, self.title)
 
 
-def _export(
+def _blueprint(
     frontend: SofVsr | SofVsrAccv, request: ExportRequest, network: SofVsrNet | SofVsrAccvNet
-) -> TemporalModel:
-    return export_window(
+) -> Blueprint:
+    return window_blueprint(
         network,
         network.upscale,
         name=frontend.name,

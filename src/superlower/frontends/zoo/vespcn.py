@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
+from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     choice_option,
     clip_reference,
@@ -15,7 +16,7 @@ from superlower.frontends.zoo.build import (
     provenance,
     read_weights,
 )
-from superlower.frontends.zoo.window import export_window
+from superlower.frontends.zoo.window import window_blueprint
 from superlower.program.model import Edge, TemporalModel
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Vespcn:
         """Why it can't export here, with the install command; None if it can."""
         return missing_torch()
 
-    def export(self, request: ExportRequest) -> TemporalModel:
-        """Load the weights strictly and export `upscale` for the padded frame size.
+    def blueprint(self, request: ExportRequest) -> Blueprint:
+        """Load the weights strictly; plan `upscale` for the padded frame size.
 
         Raises:
             BadInputError: not a checkpoint, one of another architecture, or an unknown or bad option.
@@ -63,7 +64,7 @@ class Vespcn:
         """
         network = self._network(request)
         channels = network.channels
-        return export_window(
+        return window_blueprint(
             network,
             network.upscale,
             name=self.name,
@@ -72,6 +73,10 @@ class Vespcn:
             edge=Edge.REPLICATE,
             provenance=provenance(self.name, self.paper, request, channels=channels),
         )
+
+    def export(self, request: ExportRequest) -> TemporalModel:
+        """The blueprint's graphs, traced. Raises as `blueprint` does."""
+        return self.blueprint(request).export()
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from superlower.frontends.zoo.build import export_graphs
-from superlower.program.model import Edge, Equation, Frame, Program, Read, Stream, TemporalModel
+from superlower.frontends.zoo.blueprint import Blueprint
+from superlower.program.model import Edge, Equation, Frame, Program, Read, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def export_window(
+def window_blueprint(
     network: nn.Module,
     upscale: Callable[..., object],
     *,
@@ -29,8 +29,8 @@ def export_window(
     radius: int,
     edge: Edge,
     provenance: Mapping[str, str],
-) -> TemporalModel:
-    """The model of a window.
+) -> Blueprint:
+    """A window's network and program.
 
     Args:
         network: holds the weights.
@@ -53,7 +53,7 @@ def export_window(
         equations=(Equation(name="upscale", graph="upscale", inputs=inputs, outputs={"output": "output"}),),
         provenance=dict(provenance),
     )
-    return export_graphs(network, program, upscale=upscale)
+    return Blueprint(network, program, {"upscale": upscale})
 
 
 def _input(offset: int) -> str:
