@@ -24,7 +24,18 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 MAX_LINES = 420
 """About 400: a module that outgrows it is two ideas."""
 
-SDKS = ("torch", "openvino", "tvm", "tensorrt", "tensorrt_rtx", "onnxsim", "onnx_graphsurgeon", "nncf")
+SDKS = (
+    "torch",
+    "openvino",
+    "tvm",
+    "tensorrt",
+    "tensorrt_rtx",
+    "onnxsim",
+    "onnx_graphsurgeon",
+    "nncf",
+    "cv2",
+    "lpips",
+)
 
 
 def tracked() -> list[Path]:

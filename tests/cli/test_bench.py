@@ -16,7 +16,7 @@ from superlower.driver.quality import QualityRow
 from superlower.metrics.clip import Quality
 from superlower.targets.catalog import target
 from support.clips import save_folder
-from support.command import superlower
+from support.command import fresh, superlower
 
 pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'superlower[torch]'")
 
@@ -115,13 +115,42 @@ class TestQuality:
     def test_the_psnr_of_identical_frames_is_infinite(
         self, upscaler_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        row = QualityRow("onnxruntime-cpu-fp32", Quality(psnr=(inf, inf), ssim=(1.0, 1.0)), (0.0, 0.0))
+        row = QualityRow(
+            "onnxruntime-cpu-fp32", Quality({"psnr": (inf, inf), "ssim": (1.0, 1.0)}), (0.0, 0.0)
+        )
         monkeypatch.setattr(driver, "measure", lambda *_, **__: [row])
         truth = save_folder(tmp_path / "truth", 2, 32, 32)
         outcome = superlower("bench", "quality", upscaler_bundle, "--gt", truth, "--json")
         (found,) = outcome.json["results"]
         assert (found["psnr_y"], found["psnr_y_frames"]) == ("inf", ["inf", "inf"])
         assert float(found["psnr_y"]) == inf
+
+    def test_other_metrics_where_asked(self, upscaler_bundle: Path, tmp_path: Path) -> None:
+        truth = save_folder(tmp_path / "truth", 3, 32, 32)
+        asked = ("bench", "quality", upscaler_bundle, "--gt", truth, "--metrics", "psnr, flicker")
+        (row,) = superlower(*asked, "--json").json["results"]
+        assert (len(row["psnr_y_frames"]), len(row["flicker_frames"])) == (3, 2)
+        assert row["flicker"] == pytest.approx(np.mean(row["flicker_frames"]))
+        assert "ssim_y" not in row
+        shown = superlower(*asked).stderr
+        assert "flicker" in shown
+        assert "SSIM" not in shown
+
+    def test_a_metric_nobody_knows_and_one_whose_library_is_absent(
+        self, upscaler_bundle: Path, tmp_path: Path
+    ) -> None:
+        truth = save_folder(tmp_path / "truth", 2, 32, 32)
+        asked = ("bench", "quality", upscaler_bundle, "--gt", truth, "--metrics")
+        outcome = superlower(*asked, "psrn")
+        assert (outcome.code, outcome.stdout) == (2, "")
+        assert "unknown metric 'psrn': did you mean psnr" in outcome.error
+        assert superlower(*asked, ",").code == 2
+        outcome = fresh(*asked, "psnr,tof", absent=("cv2",))
+        assert (outcome.code, outcome.stdout) == (6, "")
+        assert "pip install 'superlower[metrics]'" in outcome.error
+        outcome = fresh(*asked, "lpips", absent=("lpips",))
+        assert outcome.code == 6
+        assert "pip install 'superlower[lpips]'" in outcome.error
 
     def test_truth_of_another_size(self, upscaler_bundle: Path, tmp_path: Path) -> None:
         (tmp_path / "truth").mkdir()

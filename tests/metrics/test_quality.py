@@ -76,6 +76,15 @@ def test_ssim_is_the_definition(border: int) -> None:
     assert ssim(a, b, border=border) == pytest.approx(np.mean(values), abs=1e-10)
 
 
+def test_ssim_is_scikit_images() -> None:
+    """scikit-image 0.26.0: structural_similarity(a, b, data_range=255, gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False), which leaves out the five pixels at each edge too."""
+    rng = np.random.default_rng(11)
+    a = rng.integers(0, 256, (40, 48)).astype(float)
+    b = np.clip(np.rint(0.8 * a + 0.2 * rng.integers(0, 256, a.shape)), 0, 255)
+    assert ssim(a, b) == pytest.approx(0.9498662963421219, abs=1e-12)
+
+
 def test_ssim_of_flat_planes_is_the_luminance_term() -> None:
     a, b = np.full((16, 16), 50.0), np.full((16, 16), 100.0)
     c1 = (0.01 * 255) ** 2

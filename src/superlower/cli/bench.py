@@ -28,12 +28,16 @@ from superlower.driver.speed import PYTORCH, SpeedRow, back_and_forth, contender
 from superlower.errors import BadInputError
 from superlower.frontends.base import ClipReference, ExportRequest
 from superlower.frontends.weights import fetch_weights
+from superlower.metrics.scorers import DEFAULT, METRICS, scorers
 from superlower.targets.catalog import target
 
 PyTorchWeights = Annotated[
     str | None,
     typer.Option("--pytorch", help="Compare with PyTorch eager too, on these weights (as for `export`)."),
 ]
+
+_KEYS = {"psnr": "psnr_y", "ssim": "ssim_y"}
+"""Where a metric is called otherwise in JSON: what it is taken on is part of the name."""
 
 bench = typer.Typer(help="Measure a bundle's engines.", no_args_is_help=True)
 
@@ -51,6 +55,9 @@ def quality(
         str, typer.Option("--degrade", help="bi, bd, bd13 or bd9: how the input is made of it.")
     ] = "bi",
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Default: all.")] = None,
+    metrics: Annotated[
+        str, typer.Option("--metrics", help="Some of psnr, ssim, lpips, tof, tlp and flicker, with commas.")
+    ] = ",".join(DEFAULT),
     border: Annotated[int, typer.Option("--border", min=0, help="Output pixels left out at each edge.")] = 0,
     ends: Annotated[
         int, typer.Option("--ends", min=0, help="Frames left out of the scores at either end.")
@@ -65,10 +72,12 @@ def quality(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """PSNR and SSIM on luma of BUNDLE's engines: degrade the truth, upscale it, compare.
+    """How near BUNDLE's engines come to ground truth: degrade the truth, upscale it, compare.
 
-    Frames are scored one by one and averaged, on BT.601 luma of 8-bit RGB, as the papers do.
+    Frames are scored one by one and averaged, as the papers do; PSNR and SSIM on BT.601 luma of 8-bit RGB.
     """
+    asked = [name.strip() for name in metrics.split(",") if name.strip()]
+    scorers(asked)  # refused before a clip is read
     bundle = Bundle.open(bundle_path)
     chosen = _chosen(bundle, backend_names)
     clip = driver.read_truth(truth, bundle.program.frame, frames)
@@ -79,6 +88,7 @@ def quality(
             chosen,
             clip,
             degradation,
+            metrics=asked,
             border=border,
             ends=ends,
             rounded=rounded,
@@ -100,10 +110,8 @@ def quality(
                 "results": [
                     {
                         "variant": row.variant,
-                        "psnr_y": row.quality.mean_psnr,
-                        "ssim_y": row.quality.mean_ssim,
-                        "psnr_y_frames": row.quality.psnr,
-                        "ssim_y_frames": row.quality.ssim,
+                        **{_KEYS.get(name, name): row.quality.mean(name) for name in row.quality.scores},
+                        **{f"{_KEYS.get(n, n)}_frames": found for n, found in row.quality.scores.items()},
                         "max_abs_frames": row.max_abs,
                     }
                     for row in rows
@@ -111,14 +119,14 @@ def quality(
             }
         )
         return
+    shown = list(rows[0].quality.scores)
     print_table(
         f"{truth}, {len(clip)} frames, {degradation}",
-        ("variant", "PSNR-Y dB", "SSIM-Y", "largest error against PyTorch"),
+        ("variant", *(METRICS[name].title for name in shown), "largest error against PyTorch"),
         (
             (
                 row.variant,
-                f"{row.quality.mean_psnr:.4f}",
-                f"{row.quality.mean_ssim:.4f}",
+                *(f"{row.quality.mean(name):.4f}" for name in shown),
                 f"{max(row.max_abs):.2g}" if row.max_abs else "",
             )
             for row in rows

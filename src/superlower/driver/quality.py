@@ -20,6 +20,7 @@ from superlower.media import degrade
 from superlower.media.clip import open_clip
 from superlower.media.tensors import from_tensor, luma_from_tensor, to_tensor
 from superlower.metrics.clip import Quality, clip_quality
+from superlower.metrics.scorers import DEFAULT, scorers
 from superlower.program.model import Frame
 from superlower.runtime.load import open_runner
 
@@ -40,7 +41,7 @@ class QualityRow:
 
     Attributes:
         variant: its name.
-        quality: PSNR and SSIM on luma, frame by frame of those scored.
+        quality: its scores, frame by frame of those scored.
         max_abs: largest |output - PyTorch's| of each frame, where PyTorch was asked for.
     """
 
@@ -99,6 +100,7 @@ def measure(
     truth: Sequence[Image],
     degradation: str,
     *,
+    metrics: Sequence[str] = DEFAULT,
     border: int = 0,
     ends: int = 0,
     rounded: bool = False,
@@ -114,6 +116,8 @@ def measure(
         variants: to measure; each fit for this machine.
         truth: uint8 [scale*H, scale*W, 3] frames.
         degradation: a name in `DEGRADATIONS`.
+        metrics: names, as `metrics.scorers.METRICS` has them; those on colours don't go with a luma model's
+            `rounded`.
         border: output pixels left out at each edge.
         ends: frames upscaled but not scored at either end of the clip, where a window reaches beyond it.
         rounded: score luma in whole levels: of RGB pixels, and a luma model's own before it becomes RGB.
@@ -121,8 +125,11 @@ def measure(
         chunk, look_ahead: as for `Runner.run`.
 
     Raises:
-        BadInputError: no such degradation, or one that is only defined for another scale; no frame to score.
+        BadInputError: no such degradation or metric, or one that is only defined for another scale; no frame
+            to score.
+        MissingSdkError: a metric's library or weights aren't here.
     """
+    scorers(metrics, border=border)  # refused before anything runs
     progress = progress or Silent()
     frame = bundle.program.frame
     if ends < 0 or 2 * ends >= len(truth):
@@ -136,7 +143,7 @@ def measure(
         progress.stage("PyTorch eager")
         expected = reference(inputs)
         pictures = _pixels(expected[scored], frame, low[scored], rounded)
-        scores = clip_quality(pictures, truth[scored], border=border, rounded=rounded)
+        scores = clip_quality(pictures, truth[scored], metrics=metrics, border=border, rounded=rounded)
         rows.append(QualityRow("PyTorch eager fp32", scores))
     for variant in variants:
         progress.stage(variant.name, len(inputs))
@@ -152,7 +159,9 @@ def measure(
 
         with open_runner(bundle, variant) as runner:
             outputs = runner.run(inputs, total=len(inputs), chunk=chunk, look_ahead=look_ahead)
-            scores = clip_quality(watched(outputs), truth[scored], border=border, rounded=rounded)
+            scores = clip_quality(
+                watched(outputs), truth[scored], metrics=metrics, border=border, rounded=rounded
+            )
         rows.append(QualityRow(variant.name, scores, tuple(errors)))
     return rows
 

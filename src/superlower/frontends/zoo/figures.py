@@ -18,9 +18,8 @@ from superlower.errors import BadInputError, MissingSdkError
 from superlower.frontends.base import ExportRequest, ZooFrontend
 from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import missing_torch
-from superlower.program.analysis import Direction, analyze, directions
+from superlower.program.analysis import Direction, analyze, directions, graph_calls
 from superlower.program.model import Program
-from superlower.program.schedule import schedule
 
 HEIGHT, WIDTH = 180, 320
 """Low-resolution pixels that the stored figures are for, as most published ones."""
@@ -143,9 +142,9 @@ def measure(
 
 def a_frame(program: Program, each: Mapping[str, float]) -> float:
     """What a frame's calls come to, with `each` call of a graph; see `Figures.macs_a_frame`."""
-    calls = Counter(step.graph for step in schedule(program, CLIP).steps)
+    calls = graph_calls(program, CLIP)
     if not {Direction.BACKWARD, Direction.MIXED} & set(directions(program).values()):
         # What is done for the first frame only is in both.
-        longer = Counter(step.graph for step in schedule(program, 2 * CLIP).steps)
+        longer = graph_calls(program, 2 * CLIP)
         calls = Counter({graph: count - calls[graph] for graph, count in longer.items()})
     return sum(each[graph] * count for graph, count in calls.items()) / CLIP
