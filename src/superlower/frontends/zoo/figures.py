@@ -50,7 +50,7 @@ class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         parameters: trained numbers.
         macs: multiply-accumulates of the convolutions in one call of each graph.
         macs_a_frame: of a frame's calls: in mid-clip, where frames may be given as they come; over a clip of
-            `CLIP` frames, where the whole clip is needed.
+            `CLIP` frames, where the whole clip is needed. No patch of a routed one skips anything.
         look_ahead: frames after t that must have arrived before output t can be given; None for the whole
             clip.
         states: streams that carry something from frame to frame.
