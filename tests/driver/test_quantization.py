@@ -11,6 +11,7 @@ import pytest
 from superlower.backends.base import BuildOptions, quantizes_results
 from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle
+from superlower.check.bisect import bisect
 from superlower.check.crosscheck import check_variant
 from superlower.driver import quantization
 from superlower.driver.building import Job
@@ -67,7 +68,9 @@ def job(name: str, precision: Precision = INT8) -> Job:
 
 def quantized_for(model: TemporalModel, clip: Path, where: Target) -> quantization.Quantized:
     feeds = {name: [] for name in model.graphs}
-    return Quantizer(model, feeds, calibration(model, clip), (), ONE).quantized_for(where)
+    return Quantizer(
+        model, feeds, calibration(model, clip), golden_for(model, None, None), ONE
+    ).quantized_for(where)
 
 
 @pytest.mark.parametrize("model", [recurrent, bidirectional])
@@ -98,6 +101,12 @@ def test_check_holds_an_int8_engine_to_a_psnr(tmp_path: Path, clip: Path, on_onn
     assert found.passed
     assert found.floor_db == variant.floor_db is not None
     assert np.mean(found.psnr_db) >= found.floor_db
+    assert variant.quantization is not None
+    # This very engine was measured: half of its error is what the floor leaves it.
+    assert np.mean(found.psnr_db) == pytest.approx(variant.quantization.golden_db, abs=0.01)
+    assert found.floor_db == pytest.approx(variant.quantization.golden_db - 6.02, abs=0.01)
+    with pytest.raises(BadInputError, match="is quantized: every node of it differs"):
+        bisect(bundle, variant, golden)
     # An exact engine's tolerance would fail it.
     assert check_variant(bundle, variant, golden, atol=1e-5).passed is False
 
@@ -182,7 +191,7 @@ def test_no_budget_is_met(tmp_path: Path, clip: Path, on_onnxruntime: None) -> N
     with pytest.raises(
         OutputsDifferError, match=r"nothing can be quantized within 1e-09 dB: \w+ alone costs"
     ):
-        Quantizer(model, {"step": []}, exact, (), ONE).quantized_for(target("cpu"))
+        Quantizer(model, {"step": []}, exact, golden_for(model, None, None), ONE).quantized_for(target("cpu"))
 
 
 def _outputs(model: TemporalModel, held: Calibration) -> list[np.ndarray]:
@@ -231,3 +240,22 @@ def test_a_clip_too_short(tmp_path: Path, side: int) -> None:
     short = save_folder(tmp_path / "short", 5, side, side)
     with pytest.raises(BadInputError, match="has 5 frames, 8 are needed"):
         calibration_footage(short, recurrent().program.frame)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rtx3090", "rtx4090", "rtx5090"])
+def test_tensorrt_rtx_builds_int8_layers(name: str, tmp_path: Path, clip: Path, on_onnxruntime: None) -> None:
+    reason = "TensorRT-RTX isn't installed: pip install 'superlower[tensorrt-rtx]'"
+    pytest.importorskip("tensorrt_rtx", reason=reason)
+    made = compiled(recurrent(), tmp_path / "bundle", clip, Job(backend("tensorrt-rtx"), target(name), INT8))
+    (variant,) = made.bundle.manifest.variants
+    assert variant.quantization is not None
+    assert (variant.quantization.activations, variant.quantization.measured_on) == ("int8", "onnxruntime")
+    layers = (made.bundle.folder / "variants" / variant.name / "step" / "layers.json").read_text()
+    assert "int8" in layers.lower()
+
+
+def test_turing_is_refused() -> None:
+    reason = backend("tensorrt-rtx").serves(target("rtx2080ti"), INT8)
+    assert reason is not None
+    assert "on Turing quantized convolutions silently run as FP32" in reason

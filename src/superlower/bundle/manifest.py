@@ -105,6 +105,7 @@ class QuantizationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         kept: nodes left in float that could have been quantized, "graph: node".
         curve_db: luma PSNR lost at each frame.
         quality: over the clip.
+        golden_db: mean PSNR of the golden clip against the reference, in the engines measured.
         trials: runs of the clip that the search took.
     """
 
@@ -116,6 +117,7 @@ class QuantizationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     kept: tuple[str, ...]
     curve_db: tuple[float, ...]
     quality: QualityRecord
+    golden_db: float
     trials: int
 
 

@@ -18,6 +18,7 @@ from superlower.bundle.bundle import Bundle
 from superlower.bundle.golden import GoldenClip
 from superlower.bundle.manifest import Variant
 from superlower.check.reference import reference_sessions
+from superlower.errors import BadInputError
 from superlower.ir import clone, infer_shapes
 from superlower.passes.pipelines import apply
 from superlower.program.model import TemporalModel
@@ -79,7 +80,13 @@ def bisect(
 
     Raises:
         SuperlowerError: the graph at fault, or a part of it, can't be built or run.
+        BadInputError: the variant is quantized.
     """
+    if variant.quantization is not None:
+        raise BadInputError(
+            f"{variant.name} is quantized: every node of it differs from the reference's; compare it with "
+            f"another backend's int8 engine of the bundle"
+        )
     sdk, where = backend(variant.backend), target(variant.target)
     model = bundle.model()
     low, high = model.program.frame.range

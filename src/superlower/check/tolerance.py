@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import isfinite, log10
 
 from superlower.errors import BadInputError
-from superlower.metrics.psnr import LUMA
 from superlower.program.model import Frame
 from superlower.targets.base import Precision
 
@@ -58,24 +57,21 @@ def tolerance(precision: Precision, frame: Frame, override: float | None = None)
     return Tolerance(steps / 255 * (high - low), reason)
 
 
-def quantized_tolerance(budget_db: float, score_db: float, frame: Frame) -> Tolerance:
-    """The tolerance of a quantized engine, whose single pixels say nothing: a PSNR.
+def quantized_tolerance(golden_db: float, frame: Frame) -> Tolerance:
+    """The tolerance of a quantized engine: a PSNR, since levels differ by one where engines round otherwise.
 
-    An error that has nothing to do with the model's own and lies p dB below the range costs a model that
-    scores s dB 10 log10(1 + 10^((s - p) / 10)): p is solved for. The budget is of luma, and PSNR here of
-    all channels: an error that differs from channel to channel is smaller in luma by what its weights say.
+    Whether the quantized model is good enough is a budget's business, on a clip with a ground truth. Here an
+    engine is asked whether it computes that model.
 
     Args:
-        budget_db: luma PSNR that quantization may cost.
-        score_db: of the float model on the calibration clip.
+        golden_db: mean PSNR, over the golden clip against the reference, of the engines that the quantized
+            model was measured on.
         frame: the contract.
     """
-    floor = score_db - 10 * log10(10 ** (budget_db / 10) - 1)
-    if frame.color == "rgb":
-        floor += 10 * log10(float(((LUMA / 255) ** 2).sum()))
+    floor = golden_db - 20 * log10(2)
     low, high = frame.range
     reason = (
-        f"mean PSNR of {floor:.1f} dB against the reference: an error that costs {budget_db:g} dB of a "
-        f"score of {score_db:.2f} dB, the float model's on the calibration clip"
+        f"mean PSNR of {floor:.1f} dB against the reference: twice the error of the engine that the "
+        f"quantized model was measured on, {golden_db:.1f} dB"
     )
     return Tolerance(high - low, reason, floor)

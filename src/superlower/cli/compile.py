@@ -40,7 +40,6 @@ from superlower.driver import compile as driver
 from superlower.driver.calibrate import CALIBRATION_FRAMES, calibration_footage
 from superlower.driver.export import GOLDEN_FRAMES, MIN_RECURRENT_FRAMES, golden_for
 from superlower.driver.footage import golden_with_truth
-from superlower.driver.node_groups import ROLES
 from superlower.driver.quality import DEGRADATIONS
 from superlower.driver.quantization import BUDGET_DB, Calibration
 from superlower.errors import BadInputError, unknown_name
@@ -228,7 +227,7 @@ def print_quantization(variant: str, record: QuantizationRecord) -> None:
         ("nodes", "in 8 bits", "share of the saving", "alone costs dB"),
         (
             (
-                f"{group.name}: {ROLES[group.name]}",
+                group.name,
                 f"{group.quantized} of {group.nodes}",
                 f"{group.share:.1%}",
                 "" if group.alone_db is None else f"{group.alone_db:.4f}",

@@ -152,7 +152,7 @@ def compile_bundle(
         records = (*(record_of(model.program.name, report) for report in reports), *records)
         files.write_model(clean, folder / PROGRAM_FOLDER)
         golden.save(folder / GOLDEN_FILE)
-        quantizer = Quantizer(clean, feeds, calibration, golden.frames, options, progress)
+        quantizer = Quantizer(clean, feeds, calibration, golden, options, progress)
         for job in jobs:
             place = folder / VARIANT_FOLDER / job.name
             try:
@@ -272,7 +272,7 @@ def _build(
     limit = (
         tolerance(job.precision, model.program.frame, atol)
         if quantized is None or atol is not None
-        else quantized_tolerance(*quantized.budget_and_score, model.program.frame)
+        else quantized_tolerance(quantized.record.golden_db, model.program.frame)
     )
     flags = (
         required_flags(job.target) if job.backend.name == "tvm" and job.target.kind == "cpu" else frozenset()
@@ -323,8 +323,8 @@ def _differs(variant: Variant, golden: GoldenClip) -> OutputsDifferError:
     if variant.floor_db is not None:
         return OutputsDifferError(
             f"{variant.name} is {fmean(variant.measured.psnr_db):.1f} dB from {golden.reference}, under "
-            f"{variant.floor_db:.1f} ({variant.tolerance_reason}): calibrate on a clip like the golden one, "
-            f"raise --budget-db, or leave the backend out"
+            f"{variant.floor_db:.1f} ({variant.tolerance_reason}): leave the backend out, or accept its "
+            f"largest error by --atol"
         )
     worst = max(variant.measured.max_abs)
     frame = variant.measured.max_abs.index(worst)

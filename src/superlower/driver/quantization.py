@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from superlower.backends.base import Backend, BuildOptions, quantizes_results
 from superlower.backends.registry import backend
+from superlower.bundle.golden import GoldenClip, frame_errors
 from superlower.bundle.manifest import GroupRecord, QualityRecord, QuantizationRecord
 from superlower.driver.calibrate import Ranges, observe, watched_values, widest
 from superlower.driver.closed_loop import closed_loop
@@ -75,12 +77,6 @@ class Quantized:
         """The pass that quantizes a graph for a backend; None where nothing in it is quantized."""
         return _pass(self.ranges, self.nodes, graph, self.activations, sdk)
 
-    @property
-    def budget_and_score(self) -> tuple[float, float]:
-        """The budget, and the float model's luma PSNR on the calibration clip, in dB."""
-        assert self.record.quality.before_db is not None
-        return self.record.quality.budget_db, self.record.quality.before_db
-
 
 class Quantizer:
     """Quantizes a model for jobs, once for each element type of activations that their targets take."""
@@ -90,7 +86,7 @@ class Quantizer:
         model: TemporalModel,
         feeds: Mapping[str, Sequence[Feeds]],
         calibration: Calibration | None,
-        further: Sequence[Array],
+        golden: GoldenClip,
         options: BuildOptions,
         progress: Progress | None = None,
     ) -> None:
@@ -98,11 +94,11 @@ class Quantizer:
         model: cleaned up.
         feeds: to validate preparing passes on, by graph.
         calibration: None where no job needs one.
-        further: frames of another clip, on which no activation may be cut off either.
+        golden: the clip that engines are checked on: no activation may be cut off there either.
         options: threads and time limit of the engines measured.
         """
         self._model, self._feeds, self._calibration = model, feeds, calibration
-        self._further, self._options, self._progress = further, options, progress
+        self._golden, self._options, self._progress = golden, options, progress
         self._done: dict[str, Quantized] = {}
 
     def quantized_for(self, where: Target) -> Quantized:
@@ -125,7 +121,7 @@ class Quantizer:
                 prepared,
                 reports,
                 self._calibration,
-                self._further,
+                self._golden,
                 activations,
                 *runs,
                 options=self._options,
@@ -157,7 +153,7 @@ def quantize(
     model: TemporalModel,
     reports: Mapping[str, Sequence[PassReport]],
     calibration: Calibration,
-    further: Sequence[Array],
+    golden: GoldenClip,
     activations: str,
     sdk: Backend,
     where: Target,
@@ -174,7 +170,7 @@ def quantize(
         model: float.
         reports: of the passes that prepared it.
         calibration: clip and budget.
-        further: frames of another clip, for ranges alone.
+        golden: clip that ranges are to hold on, too.
         activations: "uint8" or "int8".
         sdk, where: backend and target whose engines are measured.
         options: threads and time limit of builds.
@@ -187,8 +183,8 @@ def quantize(
     frames = footage.frames
     progress.stage("calibrating")
     values = watched_values(model)
-    others = [observe(model, values, further)] if len(further) else []
-    ranges = widest(observe(model, values, frames), *others)
+    there = observe(model, values, golden.frames)
+    ranges = widest(observe(model, values, frames), there)
     groups = node_groups(model, len(frames))
     if not groups:
         raise BadInputError("the model has no convolution of constant weights to quantize: leave out int8")
@@ -211,11 +207,14 @@ def quantize(
             )
         progress.stage("calibrating with the quantized model's states")
         nodes = together(placement.quantized)
-        again = widest(observe(_graphs(model, ranges, nodes, activations, sdk), values, frames), *others)
+        again = widest(observe(_graphs(model, ranges, nodes, activations, sdk), values, frames), there)
         second = attempt(placement.quantized, again)
         if second.fits(budget_db) and second.loss.db <= placement.trial.loss.db:
             ranges, placement = again, replace(placement, trial=second)
-    record = _record(placement, groups, calibration, activations, sdk)
+        outputs = run(_graphs(model, ranges, nodes, activations, sdk), golden.frames)
+    low, high = model.program.frame.range
+    _, psnr_db = frame_errors(outputs, golden.outputs, high - low)
+    record = _record(placement, groups, calibration, activations, sdk, fmean(psnr_db))
     return Quantized(model, reports, ranges, together(placement.quantized), activations, record)
 
 
@@ -259,6 +258,7 @@ def _record(
     calibration: Calibration,
     activations: str,
     sdk: Backend,
+    golden_db: float,
 ) -> QuantizationRecord:
     assert placement.trial is not None
     quantized = together(placement.quantized)
@@ -284,5 +284,6 @@ def _record(
         kept=tuple(f"{g}: {n}" for g, names in together(placement.kept).items() for n in names),
         curve_db=tuple(round(loss, 5) for loss in placement.trial.curve_db),
         quality=QualityRecord(budget_db=calibration.budget_db, **asdict(placement.trial.loss)),
+        golden_db=golden_db,
         trials=placement.trials,
     )
