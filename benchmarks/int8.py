@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
-from common import MODEL, WEIGHTS, fail, machine, start_with_threads, write
+from common import MODEL, fail, machine, start_with_threads, write
 
 from superlower.backends.base import BuildOptions
 from superlower.bundle.bundle import Bundle
@@ -31,6 +31,7 @@ from superlower.targets.catalog import target
 BACKENDS = ("openvino", "onnxruntime")
 SPEED_BAR = 2.6
 """How many times fp32's speed int8 must have on OpenVINO, in the same run."""
+WEIGHTS = "vimeo90k-bi"
 TIMED_FRAMES = 3
 SCALE = 4
 ENDS = 5
@@ -42,16 +43,18 @@ def compiled(
     size: tuple[int, int],
     clip: Path,
     names: Sequence[str],
-    budget_db: float,
+    given: argparse.Namespace,
     progress: Progress,
 ) -> Bundle:
-    """BasicVSR's published weights in fp32 and in int8, calibrated on a clip."""
-    exported = exporting.export(MODEL, WEIGHTS, *size, progress=progress)
+    """BasicVSR in fp32 and in int8, calibrated on a clip; published weights, or seeded ones."""
+    options = {} if given.blocks is None else {"blocks": str(given.blocks)}
+    location = WEIGHTS if given.blocks is None else "random:0"
+    exported = exporting.export(MODEL, location, *size, options=options, progress=progress)
     jobs = plan_jobs([target("cpu")], [Precision.FP32, Precision.INT8], names)
-    held = Calibration(calibration_footage(clip, exported.model.program.frame), budget_db)
-    options = BuildOptions(threads=physical_cores())
+    held = Calibration(calibration_footage(clip, exported.model.program.frame), given.budget_db)
+    threads = BuildOptions(threads=physical_cores())
     return compile_bundle(
-        exported.model, jobs, exported.golden, folder, options=options, calibration=held, progress=progress
+        exported.model, jobs, exported.golden, folder, options=threads, calibration=held, progress=progress
     ).bundle
 
 
@@ -113,6 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calibrate", type=Path, help="clip (default: each on the next one's first frames)")
     parser.add_argument("--frames", type=int, help="of each clip (default: all)")
     parser.add_argument("--size", help="HxW of the model's input, for centre crops (default: the clip's)")
+    parser.add_argument("--blocks", type=int, help="residual blocks, with seeded weights; default: published")
     parser.add_argument("--backend", action="append", help=f"default: {', '.join(BACKENDS)}")
     parser.add_argument("--budget-db", type=float, default=BUDGET_DB, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="timed (default: %(default)s); 0 for none")
@@ -142,14 +146,14 @@ def _clip(truth: Path, clip: Path, names: Sequence[str], given: argparse.Namespa
         size = parse_size(given.size) if given.size else (opened.height // SCALE, opened.width // SCALE)
     about = machine(names)
     with tempfile.TemporaryDirectory(prefix="superlower-") as folder, Bars() as bars:
-        bundle = compiled(Path(folder, "bundle"), size, clip, names, given.budget_db, bars)
+        bundle = compiled(Path(folder, "bundle"), size, clip, names, given, bars)
         times = speed(bundle, given.rounds, bars) if given.rounds else {}
         scores = quality(bundle, truth, given.frames, bars) if not given.size else {}
         records = {v.name: v.quantization for v in bundle.manifest.variants if v.quantization is not None}
     result = {
         "benchmark": "int8",
         "machine": about,
-        "weights": WEIGHTS,
+        "weights": WEIGHTS if given.blocks is None else "random:0",
         "height": size[0],
         "width": size[1],
         "calibrated_on": clip.name,
