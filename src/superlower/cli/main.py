@@ -33,6 +33,7 @@ from superlower.cli import (
     lists,
     models,
     passes,
+    prune,
     upscale,
 )
 from superlower.cli.common import State, console
@@ -63,7 +64,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (export, passes, coverage, compile, check, bench, upscale, inspect, doctor, demo, models, lists):
+for verb in (
+    export,
+    passes,
+    prune,
+    coverage,
+    compile,
+    check,
+    bench,
+    upscale,
+    inspect,
+    doctor,
+    demo,
+    models,
+    lists,
+):
     verb.register(app)
 
 

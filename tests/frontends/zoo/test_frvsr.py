@@ -46,7 +46,7 @@ def test_is_a_zoo_frontend(frontend: FrameRecurrent) -> None:
 def test_names_and_shapes_are_those_of_public_checkpoints(
     frontend: FrameRecurrent, name: str, degradation: str, parameters: int, oracles: Path
 ) -> None:
-    network = frontend._network(request(16, 16, options={"degradation": degradation}))
+    network = frontend.network(request(16, 16, options={"degradation": degradation}))
     assert {k: tuple(v.shape) for k, v in network.state_dict().items()} == keys_of(oracles, name)
     assert sum(p.numel() for p in network.parameters()) == parameters
 
@@ -75,7 +75,7 @@ def test_step_equals_the_reference(
         x, before, previous = (parity[f"in{i}"] for i in range(3))
         expected = [parity[f"out{i}"] for i in range(3) if f"out{i}" in parity]
     asked = request(*x.shape[2:], options={"degradation": degradation, "warmup": "0"})
-    network = frontend._network(asked)
+    network = frontend.network(asked)
     with torch.no_grad():
         given = [torch.from_numpy(array) for array in (x, before, previous)]
         flow = network.estimate_flow(*given[:2])
@@ -155,14 +155,14 @@ def test_flow_covers_sides_that_eight_does_not_divide() -> None:
 def test_a_checkpoint_says_blocks_and_degradation(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(FrameRecurrentNet(3, bicubic=False, warm_up=0).state_dict(), path)
-    network = Frvsr()._network(request(16, 16, path))
-    assert (network.blocks, network.bicubic) == (3, False)
+    network = Frvsr().network(request(16, 16, path))
+    assert (len(network.inner), network.bicubic) == (3, False)
     with pytest.raises(
         BadInputError, match=r"FRVSR BD with 3 blocks: keys 2 missing \(upsample_func.kernels"
     ):
-        Frvsr()._network(request(16, 16, path, {"degradation": "bd"}))
+        Frvsr().network(request(16, 16, path, {"degradation": "bd"}))
     with pytest.raises(BadInputError, match="another architecture than EGVSR BI with 3 blocks"):
-        Egvsr()._network(request(16, 16, path))
+        Egvsr().network(request(16, 16, path))
 
 
 @pytest.mark.parametrize(

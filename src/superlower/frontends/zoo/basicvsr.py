@@ -11,13 +11,13 @@ At the clip's ends the hidden state is zeros and so is the flow: a warp of zeros
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
 from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     clip_reference,
-    count_of,
     frame_of,
     known_options,
     missing_torch,
@@ -112,10 +112,10 @@ class BasicVsr:
             MissingSdkError: PyTorch isn't installed.
         """
         frame = frame_of(request, scale=SCALE, minimum=MINIMUM_SIDE)
-        network = self._network(request)
+        network = self.network(request)
         return Blueprint(
             network,
-            _program(request, frame, network.blocks),
+            _program(request, frame, network.structure),
             {
                 "flow": network.estimate_flow,
                 "backward": network.propagate_backward,
@@ -129,20 +129,25 @@ class BasicVsr:
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""
-        return clip_reference(self._network(request))
+        return clip_reference(self.network(request))
 
-    def _network(self, request: ExportRequest) -> BasicVsrNet:
+    def network(self, request: ExportRequest) -> BasicVsrNet:
+        """The network in evaluation mode, pruned as its checkpoint is. Raises as `export` does."""
         known_options(self.name, request.options, ["blocks"])
         blocks = whole_option(self.name, request.options, "blocks", "residual blocks")
         state = read_weights(request, MMAGIC_RULES)
-        found = blocks or count_of(state, BLOCK, DEFAULT_BLOCKS)
 
-        from superlower.frontends.zoo.basicvsr_torch import BasicVsrNet
+        from superlower.frontends.zoo.basicvsr_torch import BasicVsrNet, Widths
 
-        return network_of(lambda: BasicVsrNet(found), state, request, f"BasicVSR with {found} blocks")
+        widths = Widths.found(state)
+        if blocks or not (widths.backward and widths.forward):
+            widths = Widths.whole(blocks or DEFAULT_BLOCKS)
+        return network_of(
+            lambda: BasicVsrNet(widths), state, request, f"BasicVSR with {widths.blocks} blocks"
+        )
 
 
-def _program(request: ExportRequest, frame: Frame, blocks: int) -> Program:
+def _program(request: ExportRequest, frame: Frame, structure: Mapping[str, str]) -> Program:
     flow = Stream(shape=(1, 2, "H", "W"))
     hidden = Stream(shape=(1, FEATURES, "H", "W"))
     return Program(
@@ -171,5 +176,5 @@ def _program(request: ExportRequest, frame: Frame, blocks: int) -> Program:
                 outputs={"hidden_next": "hf", "output": "output"},
             ),
         ),
-        provenance=provenance(BasicVsr.name, BasicVsr.paper, request, blocks=blocks),
+        provenance=provenance(BasicVsr.name, BasicVsr.paper, request, **structure),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from superlower.frontends.zoo.frvsr import FrameRecurrent
@@ -17,7 +18,7 @@ class Egvsr(FrameRecurrent):
     title: ClassVar[str] = "EGVSR"
     paper: ClassVar[str] = "https://arxiv.org/abs/2107.05307"
 
-    def _make(self, blocks: int, bicubic: bool, warm_up: int) -> FrameRecurrentNet:
+    def _make(self, blocks: Sequence[int], bicubic: bool, warm_up: int) -> FrameRecurrentNet:
         from superlower.frontends.zoo.egvsr_torch import EgvsrNet
 
         return EgvsrNet(blocks, bicubic=bicubic, warm_up=warm_up)

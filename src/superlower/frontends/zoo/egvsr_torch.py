@@ -6,6 +6,8 @@ methods only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ class _CheapUpscalingNet(UpscalingNet):
     The transposed convolutions stay, for published checkpoints hold them; no output depends on them.
     """
 
-    def __init__(self, blocks: int, upsampler: nn.Module) -> None:
+    def __init__(self, blocks: Sequence[int], upsampler: nn.Module) -> None:
         super().__init__(blocks, upsampler)
         self.conv_out = conv3x3(FEATURES // SCALE**2, 3)
 
@@ -34,5 +36,5 @@ class _CheapUpscalingNet(UpscalingNet):
 class EgvsrNet(FrameRecurrentNet):
     """The generator; arguments and steps are FRVSR's."""
 
-    def _upscaling_net(self, blocks: int) -> nn.Module:
+    def _upscaling_net(self, blocks: Sequence[int]) -> nn.Module:
         return _CheapUpscalingNet(blocks, self.upsample_func)

@@ -15,6 +15,7 @@ so that only the first frame looks ahead. Frames before the clip mirror those in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
@@ -22,7 +23,6 @@ from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
     choice_option,
     clip_reference,
-    count_of,
     frame_of,
     known_options,
     missing_torch,
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from superlower.frontends.zoo.frvsr_torch import FrameRecurrentNet
 
 SCALE = 4
+FEATURES = 64
 DEFAULT_BLOCKS = 10
 DEFAULT_WARM_UP = 5
 MINIMUM_SIDE = 8
 """Below it the flow network's coarsest features are empty."""
 
-_BLOCK = r"srnet\.resblocks\.(\d+)\."
 _KERNELS = "upsample_func.kernels"
 
 
@@ -69,12 +69,12 @@ class FrameRecurrent:
             MissingSdkError: PyTorch isn't installed.
         """
         frame = frame_of(request, scale=SCALE, minimum=MINIMUM_SIDE)
-        network = self._network(request)
+        network = self.network(request)
         found = provenance(
             self.name,
             self.paper,
             request,
-            blocks=network.blocks,
+            **network.structure,
             degradation="bd" if network.bicubic else "bi",
             warmup=network.warm_up,
         )
@@ -102,27 +102,34 @@ class FrameRecurrent:
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""
-        return clip_reference(self._network(request))
+        return clip_reference(self.network(request))
 
-    def _make(self, blocks: int, bicubic: bool, warm_up: int) -> FrameRecurrentNet:
+    def _make(self, blocks: Sequence[int], bicubic: bool, warm_up: int) -> FrameRecurrentNet:
         from superlower.frontends.zoo.frvsr_torch import FrameRecurrentNet
 
         return FrameRecurrentNet(blocks, bicubic=bicubic, warm_up=warm_up)
 
-    def _network(self, request: ExportRequest) -> FrameRecurrentNet:
+    def network(self, request: ExportRequest) -> FrameRecurrentNet:
+        """The network in evaluation mode, pruned as its checkpoint is. Raises as `export` does."""
         options = request.options
         known_options(self.name, options, ["blocks", "degradation", "warmup"])
         blocks = whole_option(self.name, options, "blocks", "residual blocks")
         degradation = choice_option(self.name, options, "degradation", ["bi", "bd"])
         warm_up = whole_option(self.name, options, "warmup", "frames", least=0)
         state = read_weights(request)
-        found = blocks or count_of(state, _BLOCK, DEFAULT_BLOCKS)
+
+        from superlower.frontends.prunable_torch import widths_of
+        from superlower.frontends.zoo.frvsr_torch import LAYOUT
+
+        inner = widths_of(state, LAYOUT.rows[0])
+        if blocks or not inner:
+            inner = (FEATURES,) * (blocks or DEFAULT_BLOCKS)
         bicubic = degradation == "bd" if degradation else not state or _KERNELS in state
         return network_of(
-            lambda: self._make(found, bicubic, DEFAULT_WARM_UP if warm_up is None else warm_up),
+            lambda: self._make(inner, bicubic, DEFAULT_WARM_UP if warm_up is None else warm_up),
             state,
             request,
-            f"{self.title} {'BD' if bicubic else 'BI'} with {found} blocks",
+            f"{self.title} {'BD' if bicubic else 'BI'} with {len(inner)} blocks",
         )
 
 

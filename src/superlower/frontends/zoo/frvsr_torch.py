@@ -5,10 +5,14 @@ Parameter names are those of the public PyTorch ports. Imports torch: import it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from superlower.frontends.prunable_torch import Layout, PrunableNet, Row, Unrolled
 from superlower.frontends.zoo.layers_torch import conv3x3, flow_warp, mirrored, resize_bilinear
 
 FEATURES = 64
@@ -18,6 +22,9 @@ MAX_VELOCITY = 24.0
 
 FLOW_STEP = 8
 """The flow network halves three times, rounding down: its flow covers a multiple of this."""
+
+LAYOUT = Layout(rows=(Row("srnet.resblocks", "conv.0", "conv.2"),), frozen=("fnet.",))
+"""What pruning may take."""
 
 _SLOPE = 0.2
 _CUBIC = -0.75
@@ -97,9 +104,9 @@ class BicubicUpsampler(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, inner: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(conv3x3(FEATURES, FEATURES), nn.ReLU(), conv3x3(FEATURES, FEATURES))
+        self.conv = nn.Sequential(conv3x3(FEATURES, inner), nn.ReLU(), conv3x3(inner, FEATURES))
 
     def forward(self, x: Tensor) -> Tensor:
         residual: Tensor = self.conv(x)
@@ -107,12 +114,17 @@ class _Block(nn.Module):
 
 
 class UpscalingNet(nn.Module):
-    """FRVSR's super-resolution network (section 3.2), its upsampler's picture added to what it makes."""
+    """FRVSR's super-resolution network (section 3.2), its upsampler's picture added to what it makes.
 
-    def __init__(self, blocks: int, upsampler: nn.Module) -> None:
+    Args:
+        blocks: inner channels of each residual block.
+        upsampler: for the picture.
+    """
+
+    def __init__(self, blocks: Sequence[int], upsampler: nn.Module) -> None:
         super().__init__()
         self.conv_in = nn.Sequential(conv3x3((SCALE**2 + 1) * 3, FEATURES), nn.ReLU())
-        self.resblocks = nn.Sequential(*(_Block() for _ in range(blocks)))
+        self.resblocks = nn.Sequential(*(_Block(inner) for inner in blocks))
         self.conv_up = nn.Sequential(
             nn.ConvTranspose2d(FEATURES, FEATURES, 3, stride=2, padding=1, output_padding=1),
             nn.ReLU(),
@@ -141,26 +153,37 @@ def space_to_depth(x: Tensor, size: int = SCALE) -> Tensor:
     return cells.permute(0, 3, 5, 1, 2, 4).reshape(count, -1, height // size, width // size)
 
 
-class FrameRecurrentNet(nn.Module):
+class FrameRecurrentNet(PrunableNet):
     """The generator. `estimate_flow` and `upscale` are the steps of the program; `forward` runs a clip.
 
     Args:
-        blocks: residual blocks.
+        blocks: residual blocks, or the inner channels of each where they are pruned.
         bicubic: upsample by cubic convolution (BD) and not bilinearly (BI).
         warm_up: frames after the first that are run before it, backwards, to have a picture to go on.
     """
 
-    def __init__(self, blocks: int, *, bicubic: bool, warm_up: int) -> None:
+    layout = LAYOUT
+
+    def __init__(self, blocks: int | Sequence[int], *, bicubic: bool, warm_up: int) -> None:
         super().__init__()
-        self.blocks = blocks
+        inner = (FEATURES,) * blocks if isinstance(blocks, int) else tuple(blocks)
+        self.inner = inner
         self.bicubic = bicubic
         self.warm_up = warm_up
         self.upsample_func = BicubicUpsampler() if bicubic else BilinearUpsampler()
         self.fnet = FlowNet()
-        self.srnet = self._upscaling_net(blocks)
+        self.srnet = self._upscaling_net(inner)
 
-    def _upscaling_net(self, blocks: int) -> nn.Module:
+    def _upscaling_net(self, blocks: Sequence[int]) -> nn.Module:
         return UpscalingNet(blocks, self.upsample_func)
+
+    @property
+    def structure(self) -> dict[str, str]:
+        """As of a prunable network."""
+        found = {"blocks": str(len(self.inner))}
+        if set(self.inner) != {FEATURES}:
+            found["widths"] = " ".join(map(str, self.inner))
+        return found
 
     def estimate_flow(self, ref: Tensor, sup: Tensor) -> Tensor:
         """Flow [N, 2, H, W] in pixels that warps `sup` onto `ref`, both [N, 3, H, W] in 0..1."""
@@ -181,6 +204,26 @@ class FrameRecurrentNet(nn.Module):
         """The flow at the output's size and in its pixels, and the upscaled frame before moved along it."""
         large: Tensor = SCALE * self.upsample_func(flow)
         return large, flow_warp(previous, large, padding="border")
+
+    def flows(self, frames: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+        """From every frame [N, 3, H, W] to the one before it; zeros at the first."""
+        none = torch.zeros_like(frames[0][:, :2])
+        return ([none, *(self.estimate_flow(x, before) for before, x in pairwise(frames))],)
+
+    def unroll(self, frames: Sequence[Tensor], flows: tuple[list[Tensor], ...]) -> Unrolled:
+        """Forwards from the first frame, without warm-up; the outputs are the only state.
+
+        Args:
+            frames: each [N, 3, H, W] in 0..1.
+            flows: as `flows` gives them.
+        """
+        count, channels, height, width = frames[0].shape
+        output = frames[0].new_zeros(count, channels, SCALE * height, SCALE * width)
+        outputs = []
+        for x, flow in zip(frames, *flows, strict=True):
+            output = self.upscale(x, flow, output)
+            outputs.append(output)
+        return Unrolled(outputs, [])
 
     def forward(self, frames: Tensor) -> Tensor:
         """[T, 3, H, W] in 0..1 -> [T, 3, 4H, 4W]: forwards, after the mirrored `warm_up` frames."""

@@ -5,7 +5,7 @@ Every size is taken from the tensor's static shape, so an export carries constan
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -73,12 +73,18 @@ def double(x: Tensor) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv2(relu(conv1(x))), without batch normalisation."""
+    """x + conv2(relu(conv1(x))), without batch normalisation.
 
-    def __init__(self, features: int) -> None:
+    Args:
+        features: channels of x.
+        inner: channels between the convolutions; as many as x has unless the block is pruned.
+    """
+
+    def __init__(self, features: int, inner: int | None = None) -> None:
         super().__init__()
-        self.conv1 = conv3x3(features, features)
-        self.conv2 = conv3x3(features, features)
+        inner = features if inner is None else inner
+        self.conv1 = conv3x3(features, inner)
+        self.conv2 = conv3x3(inner, features)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, F, H, W] -> the same shape."""
@@ -87,14 +93,20 @@ class ResidualBlock(nn.Module):
 
 
 class Trunk(nn.Module):
-    """A convolution to `features` channels, LeakyReLU 0.1, then residual blocks: BasicVSR's propagation."""
+    """A convolution to `features` channels, LeakyReLU 0.1, then residual blocks: BasicVSR's propagation.
 
-    def __init__(self, inputs: int, features: int, blocks: int) -> None:
+    Args:
+        inputs, features: channels.
+        blocks: how many, or the inner channels of each.
+    """
+
+    def __init__(self, inputs: int, features: int, blocks: int | Sequence[int]) -> None:
         super().__init__()
+        inner = [features] * blocks if isinstance(blocks, int) else blocks
         self.main = nn.Sequential(
             conv3x3(inputs, features),
             nn.LeakyReLU(0.1),
-            nn.Sequential(*(ResidualBlock(features) for _ in range(blocks))),
+            nn.Sequential(*(ResidualBlock(features, width) for width in inner)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,12 +121,21 @@ class PictureNet(nn.Module):
     SCALE = 4
     _SLOPE = 0.1
 
-    def add_upsampler(self, features: int) -> None:
-        """Its parameters, for `picture` to be given `features` channels."""
-        self.upconv1 = conv3x3(features, 4 * features)
-        self.upconv2 = conv3x3(features, 4 * 64)
-        self.conv_hr = conv3x3(64, 64)
-        self.conv_last = conv3x3(64, 3)
+    def add_upsampler(
+        self, features: int, upconv1: int | None = None, upconv2: int = 64, conv_hr: int = 64
+    ) -> None:
+        """Its parameters, for `picture` to be given `features` channels.
+
+        Args:
+            features: of the input.
+            upconv1, upconv2, conv_hr: channels that each of these makes, after the pixel shuffle if it has
+                one; `upconv1` makes `features` of them unless told.
+        """
+        upconv1 = features if upconv1 is None else upconv1
+        self.upconv1 = conv3x3(features, 4 * upconv1)
+        self.upconv2 = conv3x3(upconv1, 4 * upconv2)
+        self.conv_hr = conv3x3(upconv2, conv_hr)
+        self.conv_last = conv3x3(conv_hr, 3)
 
     def picture(self, features: Tensor, x: Tensor) -> Tensor:
         """[N, 3, 4H, 4W] from features [N, F, H, W] at the frame `x` [N, 3, H, W], which it is added to."""

@@ -246,7 +246,7 @@ def _program(request: ExportRequest, frame: Frame, network: SkipVsrNet) -> Progr
             SkipVsr.name,
             SkipVsr.paper,
             request,
-            blocks=network.blocks,
+            blocks=network.widths.blocks,
             threshold=network.threshold,
         ),
     )

@@ -1,0 +1,177 @@
+"""Fine-tuning a pruned network by distillation (Hinton et al., 2015): on short clips it learns the outputs
+and the hidden states of the network it was cut from, and the ground truth a little.
+
+Imports torch: import it inside methods only.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from superlower.errors import BadInputError
+from superlower.frontends.prunable_torch import PrunableNet
+from superlower.frontends.quiet import quiet
+
+_EPSILON = 1e-3
+"""Of the Charbonnier loss sqrt(d^2 + epsilon^2): a quarter of an 8-bit step, as errors below don't show."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune; with the clips and the weights, it decides the result.
+
+    Attributes:
+        steps: of Adam (betas 0.9, 0.99).
+        batch: clips a step.
+        learning_rate: of the first step; it falls to 0 along half a cosine.
+        truth, states: weights of the losses against the ground truth and against the teacher's hidden states
+            (in their standard deviations); that against the teacher's outputs is 1.
+        seed: of the clips drawn, and how they are mirrored, transposed and reversed.
+    """
+
+    steps: int
+    batch: int = 4
+    learning_rate: float = 2e-4
+    truth: float = 0.2
+    states: float = 0.02
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Short clips cut from videos.
+
+    Attributes:
+        low: uint8 [M, T, h, w, 3].
+        high: the ground truth, uint8 [M, T, s h, s w, 3].
+    """
+
+    low: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    high: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+    def batches(self, size: int) -> list[list[Tensor]]:
+        """All of them, in order, `size` at a time: clips of T frames [N, 3, h, w] in 0..1."""
+        return [frames_of(self.low[i : i + size]) for i in range(0, len(self.low), size)]
+
+
+def frames_of(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> list[Tensor]:
+    """uint8 [N, T, H, W, 3] as T frames [N, 3, H, W] in 0..1."""
+    moved = np.ascontiguousarray(pixels.transpose(1, 0, 4, 2, 3))
+    return list(torch.from_numpy(moved).float() / 255)
+
+
+class Distillation:
+    """A fine-tuning that can be stopped and taken up again: the same steps give the same weights.
+
+    Args:
+        pruned: learns; its weights are changed in place.
+        whole: teaches.
+        windows: to learn from.
+        recipe: how.
+    """
+
+    def __init__(self, pruned: PrunableNet, whole: PrunableNet, windows: Windows, recipe: Recipe) -> None:
+        self.pruned, self.whole, self.windows, self.recipe = pruned, whole, windows, recipe
+        self.step = 0
+        for name, parameter in pruned.named_parameters():
+            parameter.requires_grad_(not name.startswith(pruned.layout.frozen))
+        learning = [parameter for parameter in pruned.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.Adam(learning, lr=recipe.learning_rate, betas=(0.9, 0.99))
+
+    def state(self) -> dict[str, object]:
+        """Everything that the steps to come depend on, for `restore` and `save`."""
+        return {
+            "step": self.step,
+            "params": self.pruned.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state` gave; the weights, `params`, are in the network already."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def take_step(self) -> float:
+        """Learn from one batch; its loss, before."""
+        loss = self._loss(*self._draw())
+        for group in self._optimizer.param_groups:
+            done = self.step / self.recipe.steps
+            group["lr"] = self.recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self.step += 1
+        return float(loss.detach())
+
+    def _loss(self, low: list[Tensor], high: list[Tensor]) -> Tensor:
+        with torch.no_grad():
+            flows = self.whole.flows(low)
+            taught = self.whole.unroll(low, flows)
+        said = self.pruned.unroll(low, flows)
+        loss = torch.zeros(())
+        for y, wanted, truth in zip(said.outputs, taught.outputs, high, strict=True):
+            loss = loss + (_charbonnier(y - wanted) + self.recipe.truth * _charbonnier(y - truth)) / len(low)
+        for state, wanted in zip(said.states, taught.states, strict=True):
+            error = _charbonnier((state - wanted) / wanted.std().clamp(min=_EPSILON))
+            loss = loss + self.recipe.states * error / len(said.states)
+        return loss
+
+    def _draw(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Clips of the step, which its number and the seed alone decide."""
+        draw = np.random.default_rng((self.recipe.seed, self.step))
+        count = len(self.windows.low)
+        chosen = draw.choice(count, size=self.recipe.batch, replace=self.recipe.batch > count)
+        low, high = self.windows.low[chosen], self.windows.high[chosen]
+        for axis in (1, 2, 3):
+            if draw.random() < 0.5:
+                low, high = np.flip(low, axis), np.flip(high, axis)
+        if draw.random() < 0.5:
+            low, high = low.swapaxes(2, 3), high.swapaxes(2, 3)
+        return frames_of(low), frames_of(high)
+
+
+def save(state: Mapping[str, object], path: Path) -> None:
+    """Write tensors, numbers and texts in dictionaries and lists: whole, or not at all.
+
+    Raises:
+        BadInputError: it can't be written.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            torch.save(dict(state), file)
+        aside.replace(path)
+    except OSError as error:
+        raise BadInputError(f"can't write {path}: {error.strerror}; choose another output") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote; nothing in the file is executed.
+
+    Raises:
+        BadInputError: it is damaged, or something else.
+    """
+    try:
+        with quiet():
+            state = torch.load(path, weights_only=True)
+        if isinstance(state, dict):
+            return state
+    except Exception as error:
+        raise BadInputError(f"{path} is no saved fine-tuning: remove it to begin anew") from error
+    raise BadInputError(f"{path} is no saved fine-tuning: remove it to begin anew")
+
+
+def _charbonnier(difference: Tensor) -> Tensor:
+    return (difference.square() + _EPSILON**2).sqrt().mean()
