@@ -409,8 +409,8 @@ class TestUpscale:
         self.refused(upscaler_bundle, tmp_path / "in.mp4", r"in\.mp4")
 
     def test_another_size(self, upscaler_bundle: Path, tmp_path: Path) -> None:
-        source = save_video(tmp_path / "in.mp4", 2, 24, 32)
-        self.refused(upscaler_bundle, source, r"is 24x32 \(HxW\), the bundle upscales 16x16: .* --size 24x32")
+        source = save_video(tmp_path / "in.mp4", 2, 12, 32)
+        self.refused(upscaler_bundle, source, r"is 12x32 \(HxW\), the bundle upscales 16x16: .* --size 12x32")
 
     def test_no_frames(self, upscaler_bundle: Path, tmp_path: Path) -> None:
         folder = tmp_path / "in"
@@ -445,7 +445,7 @@ class TestUpscale:
         source = save_video(tmp_path / "in.mp4", 3)
         (tmp_path / "out.mp4").write_text("precious")
         self.refused(upscaler_bundle, source, r"out\.mp4 exists", "--dry-run")
-        source = save_video(tmp_path / "large.mp4", 3, 24, 24)
+        source = save_video(tmp_path / "small.mp4", 3, 12, 24)
         self.refused(upscaler_bundle, source, "the bundle upscales 16x16", "--dry-run", "--overwrite")
 
     @pytest.mark.parametrize(

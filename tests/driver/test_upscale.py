@@ -14,6 +14,7 @@ from PIL import Image
 from superlower.backends.base import BuildOptions
 from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle
+from superlower.check.reference import reference_outputs
 from superlower.driver.building import Job
 from superlower.driver.compile import compile_bundle
 from superlower.driver.export import golden_for
@@ -29,7 +30,7 @@ from superlower.targets.base import Precision
 from superlower.targets.catalog import target
 from support.basicvsr import basicvsr_program
 from support.clips import picture, pngs, save_folder, save_video, seconds, sizes
-from support.models import bidirectional, recurrent, window
+from support.models import bidirectional, luma_upscaler, recurrent, window
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 MakeBundle = Callable[[TemporalModel], Bundle]
@@ -272,8 +273,8 @@ def test_padding_is_cropped_from_the_output(make_bundle: MakeBundle, tmp_path: P
 
 def test_another_size_says_what_to_do(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle(window())
-    source = save_video(tmp_path / "in.mp4", 3, 24, 32)
-    message = r"is 24x32 \(HxW\), the bundle upscales 16x16: export and compile with --size 24x32"
+    source = save_video(tmp_path / "in.mp4", 3, 12, 32)
+    message = r"is 12x32 \(HxW\), the bundle upscales 16x16: export and compile with --size 12x32"
     with pytest.raises(BadInputError, match=message):
         upscale(bundle, bundle.pick(), source, tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
@@ -341,7 +342,7 @@ def test_a_plan_is_what_is_then_done(make_bundle: MakeBundle, tmp_path: Path) ->
     assert sorted(tmp_path.rglob("*")) == before
     assert upscale(bundle, bundle.pick(), source, tmp_path / "out", limit=5, chunk=2).chunking == planned
     with pytest.raises(BadInputError, match="the bundle upscales 16x16"):
-        plan(bundle, save_folder(tmp_path / "large", 1, 24, 24), tmp_path / "more")
+        plan(bundle, save_folder(tmp_path / "small", 1, 12, 24), tmp_path / "more")
 
 
 def deep_folder(folder: Path) -> Path:
@@ -379,3 +380,67 @@ def test_sixteen_bits_stay_sixteen(make_bundle: MakeBundle, tmp_path: Path) -> N
         assert np.abs(image / 257 - eight).max() <= 0.5 + 1 / 257
     with Image.open(sorted((tmp_path / "out").iterdir())[0]) as file:
         assert file.size == (32, 32)
+
+
+@pytest.mark.parametrize(("make", "overlap"), [(window, 3), (luma_upscaler, 2)])
+def test_a_larger_clip_is_upscaled_in_tiles_without_seams(
+    make: Callable[[int, int], TemporalModel], overlap: int, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    """The overlap is the reach of what is bounded, so tiles are the frame in one piece, in every pixel."""
+    bundle, whole = make_bundle(make(16, 16)), make(26, 37)
+    clip = [picture(t, 26, 37) for t in range(5)]
+    source = save_folder(tmp_path / "in", 5, height=26, width=37)
+    feeds = [to_tensor(rgb, whole.program.frame) for rgb in clip]
+    wanted = [
+        from_tensor(o, whole.program.frame, rgb)
+        for o, rgb in zip(reference_outputs(whole, feeds), clip, strict=True)
+    ]
+    done = upscale(bundle, bundle.pick(), source, tmp_path / "out")
+    assert done.frames == 5
+    assert done.chunking.tile_overlap == overlap
+    assert done.chunking.tiles > 1
+    assert done.peak_bytes <= done.chunking.predicted_bytes
+    for found, want in zip(pngs(tmp_path / "out"), wanted, strict=True):
+        # Rounding to a level of 255 may go either way where sums are added in another order.
+        assert np.abs(found.astype(int) - want).max() <= 1
+        assert np.mean(found != want) < 0.01
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_tiles_of_a_model_with_states_are_the_programs_runs_over_the_crops(
+    chunk: int | None, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle(bidirectional())
+    clip = [picture(t, 16, 28) for t in range(7)]
+    source = save_folder(tmp_path / "in", 7, width=28)
+    done = upscale(bundle, bundle.pick(), source, tmp_path / "out", tile_overlap=2, chunk=chunk, look_ahead=9)
+    assert (done.chunking.tiles, done.chunking.tile_overlap) == (2, 2)
+    assert done.peak_bytes <= done.chunking.predicted_bytes
+    halves = slice(0, 16), slice(12, 28)
+    left, right = (expected(bundle, [rgb[:, half] for rgb in clip]) for half in halves)
+    for found, a, b in zip(pngs(tmp_path / "out"), left, right, strict=True):
+        assert np.array_equal(found, np.concatenate([a[:, :28], b[:, 4:]], axis=1))
+
+
+def test_more_overlap_leaves_less_of_a_seam(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle, whole = make_bundle(recurrent()), recurrent(16, 32)
+    clip = [picture(t, 16, 32) for t in range(6)]
+    source = save_folder(tmp_path / "in", 6, width=32)
+    wanted = reference_outputs(whole, [to_tensor(rgb, whole.program.frame) for rgb in clip])
+    frames = [from_tensor(o, whole.program.frame, rgb) for o, rgb in zip(wanted, clip, strict=True)]
+    errors = []
+    for overlap in (0, 2, 6):
+        output = tmp_path / f"out{overlap}"
+        upscale(bundle, bundle.pick(), source, output, tile_overlap=overlap)
+        errors.append(
+            np.mean([(a.astype(float) - b) ** 2 for a, b in zip(pngs(output), frames, strict=True)])
+        )
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_tiles_that_an_overlap_uses_up_are_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(recurrent())
+    source = save_folder(tmp_path / "in", 2, width=40)
+    with pytest.raises(BadInputError, match=r"tiles of 16 pixels keep nothing of 32 .* --tile-overlap"):
+        upscale(bundle, bundle.pick(), source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -61,6 +61,14 @@ def upscale(
     allow_damaged: Annotated[
         bool, typer.Option("--allow-damaged", help="Go on past damage in the source.")
     ] = False,
+    tile_overlap: Annotated[
+        int | None,
+        typer.Option(
+            "--tile-overlap",
+            min=0,
+            help="Pixels that tiles of a video larger than the bundle's frame see beyond their own.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
     json: JsonFlag = False,
 ) -> None:
@@ -84,6 +92,7 @@ def upscale(
             codec_options=encoder_options,
             overwrite=overwrite,
             allow_damaged=allow_damaged,
+            tile_overlap=tile_overlap,
         )
         if json:
             print_json({"output": output, "variant": variant.name, "chunking": plan})
@@ -106,6 +115,7 @@ def upscale(
             codec_options=encoder_options,
             overwrite=overwrite,
             allow_damaged=allow_damaged,
+            tile_overlap=tile_overlap,
             progress=bars,
         )
     if json:
@@ -122,4 +132,5 @@ def upscale(
 def _describe(plan: driver.Chunking) -> str:
     cut = "the whole clip in one go" if plan.chunk is None else f"chunks of {plan.chunk} frames"
     ahead = f", looking {plan.look_ahead} ahead" if plan.look_ahead else ""
-    return f"{cut}{ahead}, states at most {plan.predicted_bytes / 1e6:.0f} MB"
+    tiled = f" in {plan.tiles} tiles, {plan.tile_overlap} pixels beyond each" if plan.tiles > 1 else ""
+    return f"{cut}{ahead}{tiled}, states at most {plan.predicted_bytes / 1e6:.0f} MB"

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.manifest import Variant
 from superlower.driver.progress import Progress, Silent
+from superlower.driver.tiling import Depth, Laid, lay_tiles
 from superlower.errors import BadInputError
-from superlower.media.base import Clip, ClipFrame
+from superlower.media.base import Clip, ClipFrame, Image
 from superlower.media.clip import check_sink, open_clip, open_sink
 from superlower.media.tensors import from_tensor, to_tensor
 from superlower.program import analysis
+from superlower.program.chunks import kept_bytes
 from superlower.program.model import Program
-from superlower.runtime.load import open_runner
+from superlower.runtime.load import open_runners
+from superlower.runtime.runner import Runner
+from superlower.runtime.tiled import TiledRunner
 
 LOOK_AHEAD = 15
 """Frames a backward sweep starts beyond its chunk, where memory asks for chunks (docs/video.md)."""
@@ -29,11 +32,21 @@ LOOK_AHEAD = 15
 
 @dataclass(frozen=True)
 class Chunking:
-    """How a clip is cut. `chunk` None: not at all. `predicted_bytes`: peak of the stream tensors."""
+    """How a clip is cut.
+
+    Attributes:
+        chunk: frames; None: not at all.
+        look_ahead: frames a chunk looks beyond its own.
+        predicted_bytes: peak of the stream tensors.
+        tiles: that make up a frame.
+        tile_overlap: pixels that a tile sees beyond what is kept of it; None for one tile.
+    """
 
     chunk: int | None
     look_ahead: int | None
     predicted_bytes: int
+    tiles: int = 1
+    tile_overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,7 @@ def plan_chunks(
     chunk: int | None = None,
     look_ahead: int | None = None,
     in_flight: int = 1,
+    tiles: int = 1,
 ) -> Chunking:
     """Whole clips where that fits; else the longest chunks that do.
 
@@ -75,6 +89,7 @@ def plan_chunks(
         max_bytes: for the stream tensors.
         chunk, look_ahead: the user's own.
         in_flight: calls that may run at the same time.
+        tiles: that make up a frame; while one computes, the others keep what their next chunk reads.
 
     Raises:
         BadInputError: not even a chunk of one frame, or not the user's own, fits.
@@ -82,27 +97,34 @@ def plan_chunks(
     height, width = program.frame.height, program.frame.width
 
     def peak(count: int) -> int:
-        return analysis.peak_bytes(program, count, height, width, in_flight)
+        own = analysis.peak_bytes(program, count, height, width, in_flight)
+        return own + (tiles - 1) * waiting
+
+    waiting = 0
 
     latency = analysis.latency(program)
     if latency is not None:
         size = chunk or in_flight
-        cut = Chunking(size, latency, peak(2 * latency + size + 2))
+        waiting = kept_bytes(program, size, latency) if tiles > 1 else 0
+        cut = Chunking(size, latency, peak(2 * latency + size + 2), tiles)
     else:
         if chunk is None and frames is not None and (whole := peak(frames)) <= max_bytes:
-            return Chunking(None, None, whole)
+            return Chunking(None, None, whole, tiles)
         ahead = LOOK_AHEAD if look_ahead is None else look_ahead
         size = chunk or 1
+        # What is kept doesn't depend on the chunk's length.
+        waiting = kept_bytes(program, size, ahead) if tiles > 1 else 0
         if chunk is None:
             one, two = peak(1 + ahead), peak(2 + ahead)
             size += max(max_bytes - one, 0) // max(two - one, 1)
-        cut = Chunking(size, ahead, peak(size + ahead))
+        cut = Chunking(size, ahead, peak(size + ahead), tiles)
     if cut.predicted_bytes > max_bytes:
+        of_tiles = f" in each of {tiles} tiles" if tiles > 1 else ""
         frames_held = f"a chunk of {size} frames" if size > 1 else "a chunk of one frame"
         raise BadInputError(
             f"{frames_held} and {cut.look_ahead} of look-ahead takes {cut.predicted_bytes / 1e9:.3g} GB of "
-            f"streams at {height}x{width}, over --max-memory: allow more, or smaller --chunk, --look-ahead "
-            f"or --in-flight"
+            f"streams at {height}x{width}{of_tiles}, over --max-memory: allow more, or smaller --chunk, "
+            f"--look-ahead or --in-flight"
         )
     return cut
 
@@ -124,6 +146,7 @@ def upscale(
     codec_options: Mapping[str, str] | None = None,
     overwrite: bool = False,
     allow_damaged: bool = False,
+    tile_overlap: int | None = None,
     progress: Progress | None = None,
 ) -> Upscaled:
     """Upscale a video file or a folder of PNG files.
@@ -137,15 +160,21 @@ def upscale(
         in_flight: calls that may run at the same time.
         codec, crf, pixel_format, codec_options, overwrite: as for `media.clip.open_sink`.
         allow_damaged: go on past damage in the source.
+        tile_overlap: of the tiles that a clip larger than the bundle's frame is cut into, instead of the
+            one `default_overlap` chooses.
 
     Raises:
-        BadInputError: a frame size that isn't the bundle's, no frames, an unreadable source, a full disk.
+        BadInputError: frames smaller than the bundle's, no frames, an unreadable source, a full disk.
     """
     progress = progress or Silent()
-    frame = bundle.program.frame
-    height, width = frame.scale * frame.height, frame.scale * frame.width
     with open_clip(source, allow_damaged=allow_damaged) as clip:
-        cut = _cut(bundle.program, clip, max_bytes, chunk, look_ahead, limit, in_flight)
+        laid = lay_tiles(bundle, clip, tile_overlap)
+        if laid.cut and any(engine.stateful for engine in variant.engines.values()):
+            raise BadInputError(
+                f"{variant.name} keeps hidden states inside its engines, but each of {len(laid.tiles)} tiles "
+                f"needs its own: compile with --state host"
+            )
+        cut = _cut(bundle.program, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight)
         progress.stage(f"upscaling {source.name}", _count(clip, limit))
         started = time.monotonic()
         written = 0
@@ -153,8 +182,7 @@ def upscale(
             open_sink(
                 output,
                 clip,
-                height,
-                width,
+                *laid.output,
                 codec=codec,
                 crf=crf,
                 pixel_format=pixel_format,
@@ -162,18 +190,18 @@ def upscale(
                 overwrite=overwrite,
                 cut=limit is not None,
             ) as sink,
-            open_runner(bundle, variant, in_flight=in_flight) as runner,
+            open_runners(bundle, variant, len(laid.tiles), in_flight=in_flight) as runners,
         ):
             waiting: deque[ClipFrame] = deque()
-            inputs = _inputs(clip, limit, bundle.program, waiting)
-            for result in runner.run(inputs, chunk=cut.chunk, look_ahead=cut.look_ahead):
+            tiled = TiledRunner(runners, laid.tiles, laid.cut_out) if laid.cut else None
+            for pixels_of in _outputs(runners[0], tiled, laid, _pictures(clip, limit, waiting), cut):
                 picture = waiting.popleft()
                 depth = np.uint16 if sink.bits == 16 and picture.rgb.dtype == np.uint16 else np.uint8
-                pixels = from_tensor(np.asarray(result, np.float32), frame, picture.rgb, depth)
-                sink.write(pixels, picture)
+                sink.write(pixels_of(picture, depth), picture)
                 written += 1
                 progress.advance()
-            peak, chosen = runner.peak_bytes, runner.chosen
+            peak = runners[0].peak_bytes if tiled is None else tiled.peak_bytes
+            chosen = {name: np.sum([r.chosen[name] for r in runners], axis=0) for name in runners[0].chosen}
     shares = {name: float(patches[1:].sum() / max(1, patches.sum())) for name, patches in chosen.items()}
     return Upscaled(written, time.monotonic() - started, cut, peak, shares)
 
@@ -194,6 +222,7 @@ def plan(
     codec_options: Mapping[str, str] | None = None,
     overwrite: bool = False,
     allow_damaged: bool = False,
+    tile_overlap: int | None = None,
 ) -> Chunking:
     """How `upscale` would cut the clip; refuses what it would refuse before the first frame, engines aside.
 
@@ -202,14 +231,13 @@ def plan(
     Raises:
         BadInputError: as `upscale`.
     """
-    frame = bundle.program.frame
     with open_clip(source, allow_damaged=allow_damaged) as clip:
-        cut = _cut(bundle.program, clip, max_bytes, chunk, look_ahead, limit, in_flight)
+        laid = lay_tiles(bundle, clip, tile_overlap)
+        cut = _cut(bundle.program, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight)
         check_sink(
             output,
             clip,
-            frame.scale * frame.height,
-            frame.scale * frame.width,
+            *laid.output,
             codec=codec,
             crf=crf,
             pixel_format=pixel_format,
@@ -221,6 +249,7 @@ def plan(
 
 def _cut(
     program: Program,
+    laid: Laid,
     clip: Clip,
     max_bytes: int,
     chunk: int | None,
@@ -228,23 +257,41 @@ def _cut(
     limit: int | None,
     in_flight: int,
 ) -> Chunking:
-    frame = program.frame
-    if (clip.height, clip.width) != (frame.height, frame.width):
-        raise BadInputError(
-            f"{clip.path} is {clip.height}x{clip.width} (HxW), the bundle upscales "
-            f"{frame.height}x{frame.width}: export and compile with --size {clip.height}x{clip.width}"
-        )
-    count = _count(clip, limit)
-    return plan_chunks(program, count, max_bytes, chunk=chunk, look_ahead=look_ahead, in_flight=in_flight)
+    cut = plan_chunks(
+        program,
+        _count(clip, limit),
+        max_bytes,
+        chunk=chunk,
+        look_ahead=look_ahead,
+        in_flight=in_flight,
+        tiles=len(laid.tiles),
+    )
+    return replace(cut, tile_overlap=laid.overlap) if laid.cut else cut
 
 
 def _count(clip: Clip, limit: int | None) -> int | None:
     return clip.frames if limit is None or clip.frames is None else min(limit, clip.frames)
 
 
-def _inputs(
-    clip: Clip, limit: int | None, program: Program, waiting: deque[ClipFrame]
-) -> Iterator[NDArray[np.float32]]:
+def _pictures(clip: Clip, limit: int | None, waiting: deque[ClipFrame]) -> Iterator[ClipFrame]:
     for picture in islice(clip, limit):
         waiting.append(picture)
-        yield to_tensor(picture.rgb, program.frame)
+        yield picture
+
+
+def _outputs(
+    runner: Runner,
+    tiled: TiledRunner[ClipFrame] | None,
+    laid: Laid,
+    pictures: Iterator[ClipFrame],
+    cut: Chunking,
+) -> Iterator[Callable[[ClipFrame, Depth], Image]]:
+    """For each frame, what makes its pixels, given the frame that went in."""
+    if tiled is None:
+        inputs = (to_tensor(picture.rgb, laid.frame) for picture in pictures)
+        for result in runner.run(inputs, chunk=cut.chunk, look_ahead=cut.look_ahead):
+            whole = np.asarray(result, np.float32)
+            yield lambda picture, depth, whole=whole: from_tensor(whole, laid.frame, picture.rgb, depth)  # type: ignore[misc]
+    else:
+        for parts in tiled.run(pictures, chunk=cut.chunk, look_ahead=cut.look_ahead):
+            yield lambda picture, depth, parts=parts: laid.join(parts, picture, depth)  # type: ignore[misc]

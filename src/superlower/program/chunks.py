@@ -119,6 +119,23 @@ class ChunkPlanner:
         return frozenset((there | inputs) & read) | to_emit
 
 
+def kept_bytes(program: Program, size: int, look_ahead: int) -> int:
+    """Largest sum of stream tensors kept from a chunk for the next, in bytes.
+
+    Args:
+        program: a legal program.
+        size: frames a chunk.
+        look_ahead: frames a chunk looks beyond its own.
+    """
+    planner = ChunkPlanner(program)
+    streams, sides = program.streams, program.frame.padded
+    # Beyond the clip's beginning chunks repeat with the period.
+    chunks = 2 + -(-(horizon(program) + period(program)) // size)
+    cuts = [Chunk(i * size, (i + 1) * size, (i + 1) * size + look_ahead) for i in range(chunks)]
+    plans = (planner.plan(chunk, None) for chunk in cuts)
+    return max(sum(streams[e.stream].nbytes(*sides) for e in plan.kept) for plan in plans)
+
+
 def final(
     now: Unrolled, later: Unrolled, calls: Iterable[Call], held: frozenset[Element] = frozenset()
 ) -> Iterator[Element]:

@@ -121,6 +121,11 @@ class Runner:
             yield from self._run_chunks(source, chunk, self._latency if look_ahead is None else look_ahead)
         self.close_clip()
 
+    @property
+    def held_bytes(self) -> int:
+        """Of the stream tensors that are alive now."""
+        return sum(array.nbytes for array in (*self._alive.values(), *self._zeros.values()))
+
     def close_clip(self) -> None:
         """Forget every tensor and every state inside an engine."""
         self._alive.clear()
@@ -203,10 +208,11 @@ class Runner:
         yield from self._retire(step.emits, step.frees)
 
     def _retire(self, emits: Iterable[Element], frees: Iterable[Element]) -> Iterator[Array]:
-        for element in emits:
-            yield self._alive[element]
+        outputs = deque(self._alive[element] for element in emits)
         for element in frees:
             del self._alive[element]
+        while outputs:
+            yield outputs.popleft()
 
     def _check_states(self, step: Step, engine: Engine) -> None:
         """A state inside an engine is its last output: the schedule must ask for just that, or for zeros."""
@@ -229,14 +235,13 @@ class Runner:
 
     def _measure(self, running: Iterable[tuple[Step, Pending, float]]) -> None:
         height, width = self.program.frame.padded
-        alive = sum(a.nbytes for a in self._alive.values()) + sum(a.nbytes for a in self._zeros.values())
         coming = sum(
             self.program.streams[e.stream].nbytes(height, width)
             for step, _, _ in running
             for e in step.writes.values()
             if e not in self._alive
         )
-        self.peak_bytes = max(self.peak_bytes, alive + coming)
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes + coming)
 
 
 class _Source:
