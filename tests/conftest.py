@@ -19,9 +19,14 @@ from support.wrong import Wrong, install
 
 
 def pytest_configure() -> None:
-    """Take Ctrl-C back: a suite started in the background has it ignored, and so has all that it starts."""
+    """Take Ctrl-C back: a suite started in the background has it ignored, and so has all that it starts.
+
+    A hang-up that nohup has ignored stays without effect here, but what is started gets it.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -180,7 +181,7 @@ def speed(
 def _print_speed(
     bundle: Bundle,
     rows: list[SpeedRow],
-    rates: dict[str, dict[str, str]],
+    rates: Mapping[str, Mapping[str, float]],
     machine: str,
     frames: int,
 ) -> None:
@@ -204,7 +205,13 @@ def _print_speed(
                 f"equations of {row.name}",
                 ("equation", "calls a clip", "ms a call", "share", "GFLOP/s"),
                 (
-                    (name, time.calls, f"{time.ms:.1f}", f"{time.share:.1%}", rates[row.name].get(name, ""))
+                    (
+                        name,
+                        time.calls,
+                        f"{time.ms:.1f}",
+                        f"{time.share:.1%}",
+                        _whole(rates[row.name].get(name)),
+                    )
                     for name, time in row.equations.items()
                 ),
             )
@@ -217,7 +224,11 @@ def _print_speed(
         console.print(f"PyTorch was set to {rows[0].threads} threads: {alike}.")
 
 
-def _rates(bundle: Bundle, rows: list[SpeedRow]) -> dict[str, dict[str, str]]:
+def _whole(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:.0f}"
+
+
+def _rates(bundle: Bundle, rows: list[SpeedRow]) -> dict[str, dict[str, float]]:
     """GFLOP/s of each variant's equations: their convolutions' operations over their calls' whole time.
 
     None for equations with a route, whose calls differ.
@@ -226,7 +237,7 @@ def _rates(bundle: Bundle, rows: list[SpeedRow]) -> dict[str, dict[str, str]]:
     graphs = {e.name: e.graph for e in bundle.program.equations if e.route is None}
     return {
         row.name: {
-            name: f"{2 * macs[graphs[name]] / time.ms / 1e6:.0f}"
+            name: 2 * macs[graphs[name]] / time.ms / 1e6
             for name, time in row.equations.items()
             if name in graphs
         }
