@@ -17,6 +17,7 @@ from superlower.cli.common import JsonFlag, console, parse_size, print_equations
 from superlower.driver.flops import Work
 from superlower.driver.inspect_engine import SUFFIXES, EngineView, LayerView, inspect_engine
 from superlower.driver.inspect_model import ModelCost, lone_cost, model_cost
+from superlower.driver.memory import OVERHEADS, predict
 from superlower.errors import BadInputError
 from superlower.frontends import onnx_files
 from superlower.frontends.contract import shape_text
@@ -90,6 +91,8 @@ def inspect(
         return
     _program(model)
     console.print(f"peak of the streams over {frames} frames at {height}x{width}: {peak / 1e6:.1f} MB")
+    if asked is None or asked == (model.program.frame.height, model.program.frame.width):
+        _memory(model, frames)
     print_table(
         "graphs",
         ("graph", "nodes", "operators"),
@@ -114,6 +117,18 @@ def inspect(
             ),
         )
         _engines(engines, layers)
+
+
+def _memory(model: TemporalModel, frames: int) -> None:
+    peaks = {name: predict(model, name, frames) for name in OVERHEADS}
+    print_table(
+        f"predicted peak of the process over {frames} frames, on a CPU in fp32, one call at a time, MB",
+        ("backend", "runtime", "engines", "streams", "in all"),
+        (
+            (name, *(f"{part / 1e6:.0f}" for part in (p.process, p.engines, p.streams, p.total)))
+            for name, p in peaks.items()
+        ),
+    )
 
 
 def _no_program(path: Path) -> ir.Model | None:
