@@ -120,7 +120,11 @@ def inspect(
 
 
 def _memory(model: TemporalModel, frames: int) -> None:
-    peaks = {name: predict(model, name, frames) for name in OVERHEADS}
+    try:
+        peaks = {name: predict(model, name, frames) for name in OVERHEADS}
+    except BadInputError as error:
+        console.print(f"no prediction of the process's memory: {error}", markup=False)
+        return
     print_table(
         f"predicted peak of the process over {frames} frames, on a CPU in fp32, one call at a time, MB",
         ("backend", "runtime", "engines", "streams", "in all"),
