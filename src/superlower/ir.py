@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,29 @@ def constant_scalar(value: ir.Value | None) -> float | None:
     """The number a value is known to hold, whether shaped [], [1] or [1, 1, ...], else None."""
     array = constant_value(value)
     return float(array.reshape(())[()]) if array is not None and array.size == 1 else None
+
+
+def ancestors(
+    values: Iterable[ir.Value],
+    operands: Callable[[ir.Node], Iterable[ir.Value | None]] = lambda node: node.inputs,
+) -> set[ir.Value]:
+    """The values and all they are computed from.
+
+    Args:
+        values: to start at.
+        operands: of a node, those to go on by; all of its inputs by default.
+    """
+    found: set[ir.Value] = set()
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        if value in found:
+            continue
+        found.add(value)
+        node = value.producer()
+        if node is not None:
+            pending += [v for v in operands(node) if v is not None]
+    return found
 
 
 def node_name(node: ir.Node) -> str:

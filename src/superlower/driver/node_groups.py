@@ -9,7 +9,7 @@ from math import prod
 import onnx_ir as ir
 
 from superlower.driver.flops import convolutions, static_shape
-from superlower.ir import infer_shapes, node_name
+from superlower.ir import ancestors, infer_shapes, node_name
 from superlower.passes.quantize import quantizable
 from superlower.program import analysis
 from superlower.program.model import TemporalModel
@@ -139,27 +139,17 @@ def _position_streams(model: TemporalModel) -> set[str]:
     others = {model.program.output}
     for name, graph in model.graphs.items():
         read, _ = _streams(model, name)
-        data = _ancestors(graph.graph.outputs, through_positions=False)
+        data = ancestors(graph.graph.outputs, _data)
         for value in graph.graph.inputs:
             streams = read.get(str(value.name), set())
             (others if value in data else positions).update(streams)
     return positions - others
 
 
-def _ancestors(values: Iterable[ir.Value], *, through_positions: bool) -> set[ir.Value]:
-    """The values that some values are computed from, themselves included."""
-    found: set[ir.Value] = set()
-    pending = list(values)
-    while pending:
-        value = pending.pop()
-        if value in found:
-            continue
-        found.add(value)
-        node = value.producer()
-        if node is not None:
-            skipped = () if through_positions or node.domain else _COORDINATES.get(node.op_type, ())
-            pending += [v for i, v in enumerate(node.inputs) if v is not None and i not in skipped]
-    return found
+def _data(node: ir.Node) -> list[ir.Value | None]:
+    """A node's inputs but for sampling positions."""
+    skipped = () if node.domain else _COORDINATES.get(node.op_type, ())
+    return [value for i, value in enumerate(node.inputs) if i not in skipped]
 
 
 class _Roles:
@@ -176,11 +166,9 @@ class _Roles:
     ) -> None:
         outputs = {str(v.name): v for v in graph.outputs}
         self._state_inputs = state_inputs
-        self._to_data = _ancestors(
-            (v for name, v in outputs.items() if name not in position_outputs), through_positions=False
-        )
-        self._to_states = _ancestors((outputs[n] for n in state_outputs), through_positions=True)
-        self._to_pictures = _ancestors((outputs[n] for n in pictures), through_positions=True)
+        self._to_data = ancestors((v for name, v in outputs.items() if name not in position_outputs), _data)
+        self._to_states = ancestors(outputs[n] for n in state_outputs)
+        self._to_pictures = ancestors(outputs[n] for n in pictures)
         self._pictures = {outputs[n] for n in pictures}
         self._direct = {v for n in pictures for v in _without_convolutions(outputs[n])}
 
@@ -208,14 +196,4 @@ class _Roles:
 
 def _without_convolutions(start: ir.Value) -> set[ir.Value]:
     """The values that one is computed from with no convolution between."""
-    found: set[ir.Value] = set()
-    pending = [start]
-    while pending:
-        value = pending.pop()
-        if value in found:
-            continue
-        found.add(value)
-        node = value.producer()
-        if node is not None and node.op_type != "Conv":
-            pending += [v for v in node.inputs if v is not None]
-    return found
+    return ancestors([start], lambda node: () if node.op_type == "Conv" else node.inputs)

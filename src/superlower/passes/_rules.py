@@ -170,6 +170,11 @@ def producer(value: ir.Value | None, op: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op and node.domain == "" else None
 
 
+def read_once(value: ir.Value | None) -> bool:
+    """Whether one node alone reads the value, once."""
+    return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+
+
 def as_before(made: ir.Value, node: ir.Node) -> ir.Value:
     """A new value, its node called as the one it takes the place of: the same operator, spelled anew."""
     maker(made).name = node.name

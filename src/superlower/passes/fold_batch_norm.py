@@ -20,6 +20,7 @@ from superlower.passes._rules import (
     integers,
     maker,
     producer,
+    read_once,
     static_shape,
     tensor,
     text,
@@ -119,7 +120,7 @@ class _IntoFormer(OnOperator):
         node = maker(out)
         data, norm = node.inputs[0], _Norm.of(node)
         found = producer(data, "Conv") or producer(data, "ConvTranspose")
-        if found is None or isinstance(norm, str) or not _only_use(data):
+        if found is None or isinstance(norm, str) or not read_once(data):
             return self.skip(node)
         parts = _weights(found)
         if parts is None:
@@ -147,7 +148,7 @@ class _IntoLatter(OnOperator):
         convolution = maker(out)
         node = producer(convolution.inputs[0], "BatchNormalization")
         parts = _weights(convolution)
-        if node is None or parts is None or not _only_use(convolution.inputs[0]):
+        if node is None or parts is None or not read_once(convolution.inputs[0]):
             return self.skip(convolution)
         norm = _Norm.of(node)
         if isinstance(norm, str) or (np.any(norm.offset) and not _unpadded(convolution)):
@@ -220,10 +221,6 @@ def _emit(
     make = getattr(op, convolution.op_type)
     made: ir.Value = make(data or convolution.inputs[0], *constants, **convolution.attributes)
     return made
-
-
-def _only_use(value: ir.Value | None) -> bool:
-    return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _unpadded(node: ir.Node) -> bool:

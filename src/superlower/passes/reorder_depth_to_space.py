@@ -19,6 +19,7 @@ from superlower.passes._rules import (
     integer,
     maker,
     producer,
+    read_once,
     tensor,
     text,
 )
@@ -60,7 +61,7 @@ class _Before(OnOperator):
         """The shuffle is read here alone."""
         node = maker(out)
         shuffle = producer(node.inputs[0], "DepthToSpace")
-        if shuffle is None or not _read_once(shuffle.outputs[0]):
+        if shuffle is None or not read_once(shuffle.outputs[0]):
             return self.skip(node)
         return self.accept(node, "before its pixel shuffle")
 
@@ -109,17 +110,13 @@ def _convolution(shuffle: ir.Node) -> ir.Node | None:
     """The convolution that a shuffle reads, itself or through an activation, if it can be reordered."""
     node = None if shuffle.inputs[0] is None else shuffle.inputs[0].producer()
     if node is not None and node.op_type in _ELEMENTWISE and node.domain == "":
-        if not _read_once(node.outputs[0]):
+        if not read_once(node.outputs[0]):
             return None
         node = None if node.inputs[0] is None else node.inputs[0].producer()
     if node is None or node.op_type != "Conv" or node.domain or integer(node, "group", 1) != 1:
         return None
     constant = all(constant_value(value) is not None for value in node.inputs[1:])
-    return node if constant and _read_once(node.outputs[0]) else None
-
-
-def _read_once(value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not value.is_graph_output()
+    return node if constant and read_once(node.outputs[0]) else None
 
 
 def _reordered(array: NDArray[np.generic], block: int) -> NDArray[np.generic]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from superlower.ir import constant_value
+from superlower.ir import ancestors, constant_value
 from superlower.passes._rules import label, producer, static_shape
 from superlower.passes.base import Site
 
@@ -89,21 +89,6 @@ def _scaled(product: ir.Node) -> tuple[ir.Value | None, float | None]:
     return None, None
 
 
-def ancestors(value: ir.Value, stop: Collection[str] = ()) -> set[ir.Value]:
-    """The value and all it is computed from, not beyond nodes of the operators in `stop`."""
-    found: set[ir.Value] = set()
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if one in found:
-            continue
-        found.add(one)
-        node = one.producer()
-        if node is not None and node.op_type not in stop:
-            waiting += [v for v in node.inputs if v is not None]
-    return found
-
-
 def reaches_outputs(value: ir.Value, without: Iterable[ir.Node]) -> bool:
     """Whether an output of the graph depends on the value by a path around the nodes in `without`."""
     barred = set(without)
@@ -138,7 +123,7 @@ def refinements(model: ir.Model) -> tuple[list[Refinement], list[Site]]:
                 continue
             if static_shape(known) != shape or producer(residual, "Conv") is None:
                 refused.append(Site(label(node), "what is added to the upsampled flow is no convolution's"))
-            elif up.source not in ancestors(residual):
+            elif up.source not in ancestors([residual]):
                 refused.append(
                     Site(label(node), "what is added to the upsampled flow isn't estimated from the flow")
                 )

@@ -9,6 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
+from superlower.ir import ancestors
 from superlower.passes._rules import Emitter, OnOperator, Rule, as_before, integer, label, maker, static_shape
 from superlower.passes.base import QualityBudget, Site
 from superlower.rewrites._lossy import BUDGET, BUDGET_DB, Lossy, Unrefined
@@ -16,7 +17,6 @@ from superlower.rewrites._pyramids import (
     SAMPLERS,
     Refinement,
     Upsampled,
-    ancestors,
     reaches_outputs,
     refinements,
     upsampled,
@@ -89,7 +89,7 @@ def _coarser(graph: ir.Model) -> tuple[dict[ir.Node, _Coarser], list[Site]]:
     refused: list[Site] = []
     # Not beyond samplers: what they align depends on coarser offsets, and is no guide.
     guides = {
-        node: ancestors(offset, SAMPLERS)
+        node: ancestors([offset], lambda made: () if made.op_type in SAMPLERS else made.inputs)
         for node in graph.graph
         if node.op_type == "DeformConv" and node.domain == "" and (offset := node.inputs[2]) is not None
     }
