@@ -90,6 +90,14 @@ def constant_scalar(value: ir.Value | None) -> float | None:
     return float(array.reshape(())[()]) if array is not None and array.size == 1 else None
 
 
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """A value's sizes, where all of them are known."""
+    if value is None or value.shape is None:
+        return None
+    sizes = tuple(size for size in value.shape if isinstance(size, int))
+    return sizes if len(sizes) == len(value.shape) else None
+
+
 def ancestors(
     values: Iterable[ir.Value],
     operands: Callable[[ir.Node], Iterable[ir.Value | None]] = lambda node: node.inputs,

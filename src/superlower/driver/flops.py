@@ -10,7 +10,7 @@ from math import prod
 import onnx_ir as ir
 
 from superlower.errors import BadInputError
-from superlower.ir import infer_shapes
+from superlower.ir import infer_shapes, static_shape
 from superlower.program.analysis import graph_calls
 from superlower.program.model import TemporalModel
 
@@ -221,11 +221,3 @@ def _known(value: ir.Value | None) -> Shape:
     if shape is None:
         raise ValueError("no static shape")
     return shape
-
-
-def static_shape(value: ir.Value | None) -> Shape | None:
-    """A value's sizes, where all of them are known."""
-    if value is None or value.shape is None:
-        return None
-    sizes = tuple(size for size in value.shape if isinstance(size, int))
-    return sizes if len(sizes) == len(value.shape) else None

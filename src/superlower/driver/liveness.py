@@ -6,9 +6,8 @@ from math import ceil, prod
 
 import onnx_ir as ir
 
-from superlower.driver.flops import static_shape
 from superlower.errors import BadInputError
-from superlower.ir import infer_shapes
+from superlower.ir import infer_shapes, static_shape
 
 _VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
 """Operators whose output is their first input's memory under another shape."""

@@ -8,8 +8,8 @@ from math import prod
 
 import onnx_ir as ir
 
-from superlower.driver.flops import convolutions, static_shape
-from superlower.ir import ancestors, infer_shapes, node_name
+from superlower.driver.flops import convolutions
+from superlower.ir import ancestors, infer_shapes, node_name, static_shape
 from superlower.passes.quantize import quantizable
 from superlower.program import analysis
 from superlower.program.model import TemporalModel

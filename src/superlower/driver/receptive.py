@@ -7,8 +7,7 @@ from math import ceil
 
 import onnx_ir as ir
 
-from superlower.driver.flops import static_shape
-from superlower.ir import constant_value, infer_shapes
+from superlower.ir import constant_value, infer_shapes, static_shape
 from superlower.program.model import TemporalModel
 
 Reach = Fraction | None

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from superlower.driver.flops import MOVES, Work, node_flops, static_shape
-from superlower.ir import constant_value, infer_shapes
+from superlower.driver.flops import MOVES, Work, node_flops
+from superlower.ir import constant_value, infer_shapes, static_shape
 from superlower.program.analysis import graph_calls
 from superlower.program.model import Program
 from superlower.program.routes import Choices

@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from superlower.ir import constant_value
-from superlower.passes._rules import FLOATS, Emitter, integer, integers, static_shape, tensor, text
+from superlower.ir import constant_value, static_shape
+from superlower.passes._rules import FLOATS, Emitter, integer, integers, tensor, text
 
 Floats = NDArray[np.float64]
 Move = Callable[[Floats], Floats]

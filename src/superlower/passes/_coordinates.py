@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from superlower.passes._rules import static_shape
+from superlower.ir import static_shape
 
 _COORDINATE_INPUT = {"GridSample": 1, "DeformConv": 2}
 

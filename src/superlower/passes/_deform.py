@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from superlower.ir import constant_value
-from superlower.passes._rules import Emitter, integer, integers, static_shape, tensor
+from superlower.ir import constant_value, static_shape
+from superlower.passes._rules import Emitter, integer, integers, tensor
 from superlower.passes._sampling import coordinate_type, integers_of, take_channel, whole_places
 
 Whole = NDArray[np.int64]

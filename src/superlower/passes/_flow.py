@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from superlower.ir import constant_value
+from superlower.ir import constant_value, static_shape
 from superlower.passes._affine import Affine, Floats, Walk, emit
-from superlower.passes._rules import Emitter, static_shape
+from superlower.passes._rules import Emitter
 
 TO_CHANNELS_LAST = (0, 2, 3, 1)
 

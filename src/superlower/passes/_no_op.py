@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from superlower.ir import constant_value
-from superlower.passes._rules import Emitter, OnOperator, integers, maker, static_shape, text
+from superlower.ir import constant_value, static_shape
+from superlower.passes._rules import Emitter, OnOperator, integers, maker, text
 
 
 class NoOp(OnOperator):

@@ -181,14 +181,6 @@ def as_before(made: ir.Value, node: ir.Node) -> ir.Value:
     return made
 
 
-def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The value's sizes, if all are known."""
-    if value is None or value.shape is None:
-        return None
-    dims = tuple(value.shape)
-    return tuple(int(d) for d in dims if isinstance(d, int)) if value.shape.is_static() else None
-
-
 def integer(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute, or its default."""
     return node.attributes.get_int(name, default)

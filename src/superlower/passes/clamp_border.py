@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript.rewriter import MatchResult
 
+from superlower.ir import static_shape
 from superlower.passes._rules import (
     Emitter,
     Lowering,
@@ -18,7 +19,6 @@ from superlower.passes._rules import (
     as_before,
     integer,
     maker,
-    static_shape,
     tensor,
     text,
 )

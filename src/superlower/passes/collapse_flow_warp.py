@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from superlower.ir import constant_value
+from superlower.ir import constant_value, static_shape
 from superlower.passes._affine import Affine
 from superlower.passes._flow import displacement, emit_grid, find_flow, is_collapsed
 from superlower.passes._rules import (
@@ -18,7 +18,6 @@ from superlower.passes._rules import (
     apply_rules,
     integer,
     maker,
-    static_shape,
     text,
 )
 from superlower.passes.base import Applied, Budget, Pass

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from superlower.ir import constant_value
+from superlower.ir import constant_value, static_shape
 from superlower.passes._rules import (
     Emitter,
     OnOperator,
@@ -18,7 +18,6 @@ from superlower.passes._rules import (
     integer,
     integers,
     maker,
-    static_shape,
     text,
 )
 from superlower.passes._sub_pixel import Phases, Tap, emit_shuffled, fewest_taps

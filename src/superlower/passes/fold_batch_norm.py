@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxscript.rewriter import MatchResult
 
 from superlower.errors import BadInputError
-from superlower.ir import constant_value
+from superlower.ir import constant_value, static_shape
 from superlower.passes._rules import (
     Emitter,
     OnOperator,
@@ -21,7 +21,6 @@ from superlower.passes._rules import (
     maker,
     producer,
     read_once,
-    static_shape,
     tensor,
     text,
 )

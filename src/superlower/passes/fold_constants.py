@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from superlower.ir import IR_VERSION, Array, constant_value
+from superlower.ir import IR_VERSION, Array, constant_value, static_shape
 from superlower.passes._evaluate import evaluate
-from superlower.passes._rules import label, static_shape, tidy
+from superlower.passes._rules import label, tidy
 from superlower.passes.base import Applied, Pass, Site
 
 _NEVER = frozenset(

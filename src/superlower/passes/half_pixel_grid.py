@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
+from superlower.ir import static_shape
 from superlower.passes._rules import (
     Emitter,
     Lowering,
@@ -17,7 +18,6 @@ from superlower.passes._rules import (
     as_before,
     integer,
     maker,
-    static_shape,
     tensor,
     text,
 )

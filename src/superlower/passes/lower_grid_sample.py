@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from superlower.errors import BadInputError
-from superlower.passes._rules import Emitter, Lowering, apply_rules, maker, static_shape, text
+from superlower.ir import static_shape
+from superlower.passes._rules import Emitter, Lowering, apply_rules, maker, text
 from superlower.passes._sampling import (
     CHANNELS_FIRST,
     CHANNELS_LAST,

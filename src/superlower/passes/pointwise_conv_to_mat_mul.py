@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from superlower.ir import constant_value
+from superlower.ir import constant_value, static_shape
 from superlower.passes._rules import (
     Emitter,
     OnOperator,
@@ -19,7 +19,6 @@ from superlower.passes._rules import (
     integers,
     maker,
     producer,
-    static_shape,
     text,
 )
 from superlower.passes.base import Applied, Budget, Pass

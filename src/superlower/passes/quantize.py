@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from superlower.errors import BadInputError
-from superlower.ir import constant_value, node_name
+from superlower.ir import constant_value, node_name, static_shape
 from superlower.passes._levels import SIGNED, UNSIGNED, Levels, levels_for, quantized_weight
-from superlower.passes._rules import producer, static_shape, tidy, type_values
+from superlower.passes._rules import producer, tidy, type_values
 from superlower.passes.base import Applied, Budget, Pass, Site
 from superlower.passes.fold_constants import FoldConstants
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from superlower.ir import constant_value
+from superlower.ir import constant_value, static_shape
 from superlower.passes._affine import JOINS, Walk, emit, shrink
 from superlower.passes._no_op import CHANGES_NOTHING, NoOp
 from superlower.passes._rules import (
@@ -20,7 +20,6 @@ from superlower.passes._rules import (
     integer,
     maker,
     producer,
-    static_shape,
     text,
 )
 from superlower.passes.base import Applied, Pass

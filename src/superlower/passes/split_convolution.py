@@ -9,8 +9,8 @@ from typing import ClassVar, cast
 import numpy as np
 import onnx_ir as ir
 
-from superlower.ir import constant_value
-from superlower.passes._rules import integer, label, producer, static_shape, tidy
+from superlower.ir import constant_value, static_shape
+from superlower.passes._rules import integer, label, producer, tidy
 from superlower.passes.base import Applied, Budget, Pass, Site
 from superlower.passes.fold_constants import FoldConstants
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from superlower.ir import ancestors, constant_value
-from superlower.passes._rules import label, producer, static_shape
+from superlower.ir import ancestors, constant_value, static_shape
+from superlower.passes._rules import label, producer
 from superlower.passes.base import Site
 
 SAMPLERS = frozenset({"GridSample", "DeformConv"})

@@ -9,8 +9,8 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from superlower.ir import ancestors
-from superlower.passes._rules import Emitter, OnOperator, Rule, as_before, integer, label, maker, static_shape
+from superlower.ir import ancestors, static_shape
+from superlower.passes._rules import Emitter, OnOperator, Rule, as_before, integer, label, maker
 from superlower.passes.base import QualityBudget, Site
 from superlower.rewrites._lossy import BUDGET, BUDGET_DB, Lossy, Unrefined
 from superlower.rewrites._pyramids import (
