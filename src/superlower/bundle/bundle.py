@@ -16,6 +16,7 @@ from superlower.backends.registry import backend
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
 from superlower.bundle.manifest import (
     MANIFEST_FILE,
+    MIXED,
     Golden,
     Manifest,
     PassRecord,
@@ -101,12 +102,12 @@ class Bundle:
     def why_not(self, variant: Variant) -> str | None:
         """Why a variant can't run on this machine; None if it can."""
         try:
-            sdk, where = backend(variant.backend), target(variant.target)
+            sdks, where = [backend(name) for name in variant.backends], target(variant.target)
         except (
             BadInputError
         ) as error:  # Of a plug-in that isn't installed here: other variants may still run.
             return str(error)
-        reason = sdk.missing() or sdk.runnable(where)
+        reason = next((why for sdk in sdks if (why := sdk.missing() or sdk.runnable(where))), None)
         if reason is None and variant.machine:
             absent = set(variant.machine.get("flags", "").split()) - cpu_flags()
             if absent:
@@ -144,15 +145,16 @@ class Bundle:
         Raises:
             SuperlowerError: the backend refuses an engine; those loaded before it are closed.
         """
-        sdk = backend(variant.backend)
         sessions: dict[str, Session] = {}
         with ExitStack() as unless_all_load:
             for graph, artifact in variant.engines.items():
-                if (artifact.backend, artifact.target) != (variant.backend, variant.target):
+                own = variant.backend in (artifact.backend, MIXED)
+                if not own or artifact.target != variant.target:
                     raise BadInputError(
                         f"foreign engine: {graph} of variant {variant.name} was built by {artifact.backend} "
                         f"for {artifact.target}"
                     )
+                sdk = backend(artifact.backend)
                 sessions[graph] = sdk.load(artifact, self.folder / VARIANT_FOLDER / variant.name / graph)
                 unless_all_load.callback(sessions[graph].close)
             unless_all_load.pop_all()

@@ -18,6 +18,9 @@ FORMAT = 1
 
 MANIFEST_FILE = "bundle.json"
 
+MIXED = "mixed"
+"""The backend of a variant whose engines are of several."""
+
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Size and digest of one file."""
@@ -147,12 +150,71 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return near and self.flips <= self.flips_accepted
 
 
+class RacedEngine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """One backend's engine of one graph, in a race of backends.
+
+    Attributes:
+        backend: whose.
+        ms: median milliseconds of a call on inputs of a real run, or as estimated; None if neither.
+        rounds_ms: of each round; empty for an estimate.
+        error: its outputs' largest difference there, relative to the largest value of the reference's output,
+            at least 1; None if not compared.
+        out: why it can't be taken; "" for one that could.
+    """
+
+    backend: str
+    ms: float | None = None
+    rounds_ms: tuple[float, ...] = ()
+    error: float | None = None
+    out: str = ""
+
+
+class RacedProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The whole program on engines of one backend, or of several.
+
+    Attributes:
+        name: the backend's, or "mixed".
+        backends: graph -> backend.
+        expected_ms: of a frame, by its engines' times; None if nothing is known of them.
+        ms: median milliseconds of a frame, as measured; None if it wasn't.
+        rounds_ms: of each round.
+        out: why it wasn't taken; "" for the one that was.
+    """
+
+    name: str
+    backends: dict[str, str]
+    expected_ms: float | None
+    ms: float | None = None
+    rounds_ms: tuple[float, ...] = ()
+    out: str = ""
+
+
+class RaceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a variant's backends were chosen, graph by graph.
+
+    Attributes:
+        basis: "measured"; "estimated" where no device for the engines was at hand; "unknown" where the
+            catalogue has no figures for it either, and the backends' order decided.
+        device: measured on, or estimated for.
+        graphs: graph -> every backend's engine.
+        programs: whole programs that were considered.
+        reason: of the choice, in words.
+    """
+
+    basis: str
+    device: str
+    graphs: dict[str, tuple[RacedEngine, ...]]
+    programs: tuple[RacedProgram, ...]
+    reason: str
+
+
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The program's graphs compiled by one backend for one target at one precision.
+    """The program's graphs compiled for one target at one precision: by one backend, or each by its fastest.
 
     Attributes:
         name: folder under variants/.
-        backend, target, precision: what it was compiled by and for.
+        backend, target, precision: what it was compiled by and for; `MIXED` where its engines, each of which
+            names its own backend, are of several.
         engines: graph -> what the build left, files relative to variants/NAME/GRAPH.
         passes: those its backend asked for, graph by graph.
         machine: for engines that only run on a like machine: {"processor": ..., "flags": ...}.
@@ -163,6 +225,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             where that decides.
         quantization: how it was quantized; None if it wasn't.
         warnings: known bugs of the SDK that the graphs meet, "graph: symptom (nodes): cure [rule]".
+        race: how its backends were chosen; None where they were named.
     """
 
     name: str
@@ -179,6 +242,14 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     measured: Measured | None = None
     unchecked: str = ""
     warnings: tuple[str, ...] = ()
+    race: RaceRecord | None = None
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """All that are needed to run it, each once."""
+        if self.backend != MIXED:
+            return (self.backend,)
+        return tuple(dict.fromkeys(engine.backend for engine in self.engines.values()))
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -87,15 +87,16 @@ def bisect(
             f"{variant.name} is quantized: every node of it differs from the reference's; compare it with "
             f"another backend's int8 engine of the bundle"
         )
-    sdk, where = backend(variant.backend), target(variant.target)
+    where = target(variant.target)
     model = bundle.model()
     low, high = model.program.frame.range
     limit = (variant.tolerance if atol is None else atol) / (high - low)
     wrong = _first_wrong(bundle, variant, model, golden, limit, on_step)
     if wrong is None:
         return None
-    legal, _ = apply(model.graphs[wrong.graph], sdk.legalize(where, variant.precision))
     stored = variant.engines[wrong.graph]
+    sdk = backend(stored.backend)
+    legal, _ = apply(model.graphs[wrong.graph], sdk.legalize(where, variant.precision))
     options = BuildOptions(
         precision=variant.precision, mode=stored.mode, threads=stored.threads, settings=stored.settings
     )

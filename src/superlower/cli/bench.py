@@ -156,7 +156,8 @@ def speed(
     with Bars() as bars, contenders(bundle, chosen, clip, reference) as ready:
         rows = race(ready, len(clip), rounds=rounds, progress=bars)
     machine = target("cpu").title
-    versions = {k: v for variant in chosen for k, v in backend(variant.backend).versions().items()}
+    names = {name for variant in chosen for name in variant.backends}
+    versions = {k: v for name in sorted(names) for k, v in backend(name).versions().items()}
     if reference is not None:
         versions["torch"] = importlib.metadata.version("torch")
     rates = _rates(bundle, rows)

@@ -45,6 +45,15 @@ BackendNames = Annotated[
     list[str] | None,
     typer.Option("--backend", "-b", help="Compiler to use; repeatable. Default: all that are installed."),
 ]
+RacedBackendNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend",
+        "-b",
+        help="Compiler to use; repeatable. Default: all that are installed. auto: they race, and the fastest "
+        "is taken, graph by graph.",
+    ),
+]
 PrecisionNames = Annotated[
     list[str] | None,
     typer.Option("--precision", "-p", help="fp32, fp16, bf16 or int8; repeatable. Default: fp32."),

@@ -12,16 +12,16 @@ import typer
 
 from superlower import plugins
 from superlower.backends.base import BuildOptions
-from superlower.bundle.manifest import PassRecord, QuantizationRecord
+from superlower.bundle.manifest import Manifest, PassRecord, QuantizationRecord
 from superlower.cli.common import (
     Atol,
-    BackendNames,
     Bars,
     BudgetDb,
     DryRun,
     JsonFlag,
     OutputPath,
     PrecisionNames,
+    RacedBackendNames,
     Seed,
     TargetNames,
     Threads,
@@ -36,12 +36,15 @@ from superlower.cli.common import (
     print_table,
     save_config,
 )
+from superlower.cli.race import print_race
 from superlower.driver import compile as driver
+from superlower.driver.building import Job
 from superlower.driver.calibrate import CALIBRATION_FRAMES, calibration_footage
 from superlower.driver.export import GOLDEN_FRAMES, MIN_RECURRENT_FRAMES, golden_for
 from superlower.driver.footage import golden_with_truth
 from superlower.driver.quality import DEGRADATIONS
 from superlower.driver.quantization import BUDGET_DB, Calibration
+from superlower.driver.racing import AUTO, by_course, course_name
 from superlower.errors import BadInputError, unknown_name
 from superlower.frontends import onnx_files
 from superlower.metrics.loss import ASSUMED_DB
@@ -62,7 +65,7 @@ def compile_(
     model: Annotated[Path, typer.Argument(help="Program folder (from `export`) or .onnx file.")],
     output: OutputPath,
     targets: TargetNames,
-    backend_names: BackendNames = None,
+    backend_names: RacedBackendNames = None,
     precisions: PrecisionNames = None,
     size: Annotated[str | None, typer.Option("--size", help="For an .onnx with free sizes.")] = None,
     mode: Annotated[str, typer.Option("--mode", help="latency or throughput.")] = "latency",
@@ -136,7 +139,11 @@ def compile_(
         raise BadInputError("--clip and --truth both make golden frames: give one")
     if state not in ("host", "engine"):
         raise BadInputError(f"--state {state}: write host or engine")
-    jobs = driver.plan_jobs(parse_targets(targets), parse_precisions(precisions), backend_names or ())
+    racing = AUTO in (backend_names or ())
+    if racing and backend_names != [AUTO]:
+        raise BadInputError(f"--backend {AUTO} races every backend: name no other beside it")
+    named = () if racing else backend_names or ()
+    jobs = driver.plan_jobs(parse_targets(targets), parse_precisions(precisions), named)
     quantizes = any(job.precision is Precision.INT8 for job in jobs)
     if quantizes and calibrate is None:
         raise BadInputError("--precision int8 is calibrated on video: give a clip with --calibrate")
@@ -157,12 +164,7 @@ def compile_(
     extra = [one for one in chosen if isinstance(one, Pass)]
     extra += [Surgery(script=script) for script in surgery or ()]
     if dry_run:
-        if json:
-            print_json(
-                {"output": output, "variants": [job.name for job in jobs], "graphs": list(loaded.graphs)}
-            )
-        for job in jobs:
-            console.print(f"would build {job.name}: graphs {', '.join(loaded.graphs)}")
+        _would(output, jobs, list(loaded.graphs), racing, json)
         return
     with Bars() as bars:
         bars.stage("golden clip")
@@ -189,13 +191,33 @@ def compile_(
             calibration=calibration,
             atol=atol,
             keep_going=keep_going,
+            racing=racing,
             progress=bars,
         )
     save_config(ctx, output)
-    manifest = result.bundle.manifest
     if json:
         failures = {f.job: str(f.error) for f in result.failures}
-        print_json({"output": output, "variants": manifest.variants, "failures": failures})
+        print_json({"output": output, "variants": result.bundle.manifest.variants, "failures": failures})
+    print_manifest(output, result.bundle.manifest)
+    if result.failures:
+        for failure in result.failures:
+            console.print(f"left out {failure.job}: {failure.error}", style="red")
+        raise result.failures[0].error
+
+
+def _would(output: Path, jobs: Sequence[Job], graphs: Sequence[str], racing: bool, json: bool) -> None:
+    courses = [course_name(course[0]) for course in by_course(jobs)] if racing else []
+    if json:
+        names = courses or [job.name for job in jobs]
+        print_json({"output": output, "variants": names, "graphs": graphs})
+    for job in jobs:
+        console.print(f"would build {job.name}: graphs {', '.join(graphs)}")
+    for name in courses:
+        console.print(f"would choose {name} of these, graph by graph")
+
+
+def print_manifest(output: Path, manifest: Manifest) -> None:
+    """A compiled bundle's variants, and what made them what they are."""
     print_table(
         f"{output}: {manifest.model}, {manifest.golden.frames} frames against {manifest.golden.reference}",
         ("variant", "build s", "largest error", "tolerance"),
@@ -210,14 +232,12 @@ def compile_(
         ),
     )
     for variant in manifest.variants:
+        if variant.race is not None:
+            print_race(variant.name, variant.race)
         if variant.quantization is not None:
             print_quantization(variant.name, variant.quantization)
     for line in quality_lines(manifest.passes):
         console.print(line, markup=False, soft_wrap=True)
-    if result.failures:
-        for failure in result.failures:
-            console.print(f"left out {failure.job}: {failure.error}", style="red")
-        raise result.failures[0].error
 
 
 def print_quantization(variant: str, record: QuantizationRecord) -> None:

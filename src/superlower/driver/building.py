@@ -1,20 +1,29 @@
-"""One backend's build for one target: a graph legalized, treated for known bugs, and compiled."""
+"""Builds for one target: a graph legalized, treated for known bugs and compiled; engines made a variant."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from superlower.backends.base import Artifact, Backend, BuildOptions
+from superlower.bundle.manifest import MIXED, PassRecord, Variant
+from superlower.check.tolerance import Tolerance, quantized_tolerance, tolerance
 from superlower.doctor.examine import Context
 from superlower.doctor.treat import treat
+from superlower.driver.quantization import Quantized
+from superlower.driver.records import record_of
 from superlower.driver.reference import Feeds
 from superlower.passes.base import Pass
 from superlower.passes.pipelines import PassReport, apply
+from superlower.program.model import Frame, TemporalModel
 from superlower.targets.base import Precision, Target
+from superlower.targets.detect import required_flags
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,3 +85,105 @@ def build_graph(
     asked = replace(options, precision=job.precision, settings=settings)
     artifact = job.backend.compile(treated.model, job.target, asked, workdir)
     return BuiltGraph(artifact, (*reports, *further, *treated.reports), treated.warnings)
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine in its folder, as a manifest tells of it.
+
+    Attributes:
+        artifact: what the build left.
+        passes: those its backend asked for.
+        warnings: of known bugs, without the graph's name.
+    """
+
+    artifact: Artifact
+    passes: tuple[PassRecord, ...]
+    warnings: tuple[str, ...]
+
+
+def build_engine(
+    job: Job,
+    name: str,
+    model: TemporalModel,
+    feeds: Sequence[Feeds],
+    options: BuildOptions,
+    workdir: Path,
+    quantized: Quantized | None = None,
+) -> BuiltEngine:
+    """Build one graph of a model into a folder of its own, which then holds just what the engine needs.
+
+    Args:
+        name: the graph's.
+        feeds: to validate its passes on.
+        options: as of `build_graph`, with the states to keep inside.
+        workdir: made here.
+        quantized: how int8 jobs quantize the model.
+
+    Raises:
+        SuperlowerError: as of `build_graph`.
+    """
+    workdir.mkdir(parents=True)
+    records: list[PassRecord] = []
+    if quantized is None:
+        built = build_graph(job, model.graphs[name], feeds, options, workdir)
+    else:
+        records += [record_of(name, report) for report in quantized.reports[name]]
+        one = quantized.pass_for(name, job.backend)
+        graph = quantized.model.graphs[name]
+        built = build_graph(job, graph, feeds, options, workdir, last=[one] if one else [])
+    records += [record_of(name, report) for report in built.reports]
+    for warning in built.warnings:
+        log.warning("%s, %s: %s", job.name, name, warning)
+    _tidy(workdir, built.artifact)
+    return BuiltEngine(built.artifact, tuple(records), built.warnings)
+
+
+def limit_of(
+    precision: Precision, frame: Frame, atol: float | None, quantized: Quantized | None
+) -> Tolerance:
+    """What engines are held to: the precision's tolerance, the quantized model's, or the user's own."""
+    if quantized is None or atol is not None:
+        return tolerance(precision, frame, atol)
+    return quantized_tolerance(quantized.record.golden_db, frame)
+
+
+def variant_of(
+    name: str,
+    target: Target,
+    precision: Precision,
+    engines: Mapping[str, BuiltEngine],
+    limit: Tolerance,
+    quantized: Quantized | None = None,
+) -> Variant:
+    """A variant of built engines, not measured yet: `mixed` where they are of several backends.
+
+    Args:
+        engines: by graph.
+        limit: what it is held to.
+        quantized: how the model was quantized, if it was.
+    """
+    makers = list(dict.fromkeys(engine.artifact.backend for engine in engines.values()))
+    flags = required_flags(target) if "tvm" in makers and target.kind == "cpu" else frozenset()
+    return Variant(
+        name=name,
+        backend=makers[0] if len(makers) == 1 else MIXED,
+        target=target.name,
+        precision=precision,
+        engines={graph: engine.artifact for graph, engine in engines.items()},
+        passes=tuple(record for engine in engines.values() for record in engine.passes),
+        tolerance=limit.max_abs,
+        tolerance_reason=limit.reason,
+        floor_db=limit.floor_db,
+        quantization=None if quantized is None else quantized.record,
+        machine={"processor": target.title, "flags": " ".join(sorted(flags))} if flags else {},
+        warnings=tuple(f"{graph}: {text}" for graph, engine in engines.items() for text in engine.warnings),
+    )
+
+
+def _tidy(workdir: Path, artifact: Artifact) -> None:
+    """Remove what the build left that the engine doesn't need."""
+    wanted = set(artifact.files.values())
+    for file in [p for p in workdir.rglob("*") if p.is_file()]:
+        if file.relative_to(workdir).as_posix() not in wanted:
+            file.unlink()

@@ -12,17 +12,17 @@ from statistics import fmean
 import msgspec
 import numpy as np
 
-from superlower.backends.base import Artifact, BuildOptions, keeps_states
+from superlower.backends.base import BuildOptions, keeps_states
 from superlower.backends.registry import backend, backends
 from superlower.bundle.bundle import PROGRAM_FOLDER, VARIANT_FOLDER, Bundle, seal, writing
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
 from superlower.bundle.manifest import Measured, PassRecord, Variant
 from superlower.check.crosscheck import check_variant
 from superlower.check.reference import reference_outputs, with_choices
-from superlower.check.tolerance import quantized_tolerance, tolerance
-from superlower.driver.building import Job, build_graph
+from superlower.driver.building import BuiltEngine, Job, build_engine, limit_of, variant_of
 from superlower.driver.progress import Progress, Silent
 from superlower.driver.quantization import Calibration, Quantized, Quantizer
+from superlower.driver.racing import Race, by_course, course_name, race
 from superlower.driver.records import record_of
 from superlower.driver.reference import Feeds, validation_feeds
 from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, SuperlowerError
@@ -34,7 +34,6 @@ from superlower.program.model import Edge, Program, TemporalModel
 from superlower.rewrites import pipeline as rewriting
 from superlower.rewrites.base import ProgramPass
 from superlower.targets.base import Precision, Target
-from superlower.targets.detect import required_flags
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +105,7 @@ def compile_bundle(
     calibration: Calibration | None = None,
     atol: float | None = None,
     keep_going: bool = False,
+    racing: bool = False,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a model into a bundle.
@@ -125,12 +125,15 @@ def compile_bundle(
         calibration: clip and budget of int8 jobs.
         atol: instead of the precision's own tolerance.
         keep_going: leave out jobs that fail rather than fail with the first.
+        racing: make one variant of all jobs for a target at a precision: of each graph's fastest engine.
 
     Raises:
         OutputsDifferError: a pass or an engine left its tolerance; named.
         BuildFailedError, UnsupportedOperatorError, MissingSdkError: as the backend found.
     """
     progress = progress or Silent()
+    if states_inside and racing:
+        raise BadInputError("engines race with their states in the host's memory: leave out --state engine")
     if states_inside:
         jobs = _that_keep_states(jobs, model)
     variants: list[Variant] = []
@@ -153,23 +156,32 @@ def compile_bundle(
         files.write_model(clean, folder / PROGRAM_FOLDER)
         golden.save(folder / GOLDEN_FILE)
         quantizer = Quantizer(clean, feeds, calibration, golden, options, progress)
-        for job in jobs:
-            place = folder / VARIANT_FOLDER / job.name
+
+        def check(*made: Variant) -> list[Variant]:
+            return _check(Bundle(folder, seal(folder, clean.program, golden, made, records)), progress)
+
+        def build(entry: Sequence[Job]) -> Variant:
+            job = entry[0]
+            quantized = quantizer.quantized_for(job.target) if job.precision is Precision.INT8 else None
+            if not racing:
+                place = folder / VARIANT_FOLDER / job.name
+                return _build(job, clean, feeds, place, options, states_inside, atol, progress, quantized)
+            limit = limit_of(job.precision, clean.program.frame, atol, quantized)
+            asked = Race(entry, clean, feeds, golden, folder, options, limit, quantized, check, progress)
+            return race(asked)
+
+        for entry in by_course(jobs) if racing else [[job] for job in jobs]:
+            name = course_name(entry[0]) if racing else entry[0].name
             try:
-                quantized = quantizer.quantized_for(job.target) if job.precision is Precision.INT8 else None
-                variants.append(
-                    _build(job, clean, feeds, place, options, states_inside, atol, progress, quantized)
-                )
+                variants.append(build(entry))
             except SuperlowerError as failed:
                 if not keep_going:
                     raise
-                shutil.rmtree(place, ignore_errors=True)
-                failures.append(Failure(job.name, failed))
+                shutil.rmtree(folder / VARIANT_FOLDER / name, ignore_errors=True)
+                failures.append(Failure(name, failed))
         if not variants:
             raise failures[0].error
-        checked = _check(
-            Bundle(folder, seal(folder, clean.program, golden, tuple(variants), records)), progress
-        )
+        checked = check(*variants)
         wrong = [
             v for v in checked if v.measured is not None and not v.measured.within(v.tolerance, v.floor_db)
         ]
@@ -247,56 +259,23 @@ def _build(
     quantized: Quantized | None = None,
 ) -> Variant:
     progress.stage(f"building {job.name}", len(model.graphs))
-    engines: dict[str, Artifact] = {}
-    records: list[PassRecord] = []
-    warnings: list[str] = []
-    graphs = model.graphs if quantized is None else quantized.model.graphs
-    for name, graph in graphs.items():
-        workdir = place / name
-        workdir.mkdir(parents=True)
-        states = state_pairs(model.program, name) if states_inside else ()
-        asked = replace(options, stateful=states)
-        if quantized is None:
-            built = build_graph(job, graph, feeds[name], asked, workdir)
-        else:
-            records += [record_of(name, report) for report in quantized.reports[name]]
-            one = quantized.pass_for(name, job.backend)
-            built = build_graph(job, graph, feeds[name], asked, workdir, last=[one] if one else [])
-        records += [record_of(name, report) for report in built.reports]
-        warnings += [f"{name}: {warning}" for warning in built.warnings]
-        engines[name] = built.artifact
-        _tidy(workdir, built.artifact)
+    states = {n: state_pairs(model.program, n) if states_inside else () for n in model.graphs}
+    engines: dict[str, BuiltEngine] = {}
+    for name in model.graphs:
+        asked = replace(options, stateful=states[name])
+        engines[name] = build_engine(job, name, model, feeds[name], asked, place / name, quantized)
         progress.advance(name)
-    for warning in warnings:
-        log.warning("%s, %s", job.name, warning)
-    limit = (
-        tolerance(job.precision, model.program.frame, atol)
-        if quantized is None or atol is not None
-        else quantized_tolerance(quantized.record.golden_db, model.program.frame)
-    )
-    flags = (
-        required_flags(job.target) if job.backend.name == "tvm" and job.target.kind == "cpu" else frozenset()
-    )
-    return Variant(
-        name=job.name,
-        backend=job.backend.name,
-        target=job.target.name,
-        precision=job.precision,
-        engines=engines,
-        passes=tuple(records),
-        tolerance=limit.max_abs,
-        tolerance_reason=limit.reason,
-        floor_db=limit.floor_db,
-        quantization=None if quantized is None else quantized.record,
-        machine={"processor": job.target.title, "flags": " ".join(sorted(flags))} if flags else {},
-        warnings=tuple(warnings),
-    )
+    limit = limit_of(job.precision, model.program.frame, atol, quantized)
+    return variant_of(job.name, job.target, job.precision, engines, limit, quantized)
 
 
 def _check(bundle: Bundle, progress: Progress) -> list[Variant]:
     golden = bundle.golden()
     checked = []
     for variant in bundle.manifest.variants:
+        if variant.measured is not None or variant.unchecked:
+            checked.append(variant)
+            continue
         progress.stage(f"checking {variant.name}", len(golden.frames))
         found = check_variant(bundle, variant, golden, on_frame=progress.advance)
         measured = None
@@ -361,11 +340,3 @@ def state_pairs(program: Program, graph: str) -> tuple[tuple[str, str], ...]:
         if reader == caller.name and abs(offset) == 1 and program.streams[stream].edge is Edge.ZEROS:
             pairs.append((made, given))
     return tuple(pairs)
-
-
-def _tidy(workdir: Path, artifact: Artifact) -> None:
-    """Remove what the build left that the engine doesn't need."""
-    wanted = set(artifact.files.values())
-    for file in [p for p in workdir.rglob("*") if p.is_file()]:
-        if file.relative_to(workdir).as_posix() not in wanted:
-            file.unlink()

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 
-from superlower.backends.tensorrt.layers import EngineLayers, LayerTensor
+from superlower.backends.tensorrt.layers import EngineLayers, Layer, LayerTensor
 from superlower.backends.tvm.cubin import DeviceCode, device_code
 from superlower.backends.tvm.engine import IO, Io
 from superlower.driver.roofline import graph_cost
@@ -116,13 +116,18 @@ def _plan(path: Path) -> EngineView:
             name=layer.name,
             type=layer.type,
             dtype=layer.outputs[0].dtype if layer.outputs else "",
-            nbytes=sum(map(_nbytes, (*layer.inputs, *layer.constants, *layer.outputs))),
+            nbytes=layer_bytes(layer),
             nodes=layer.nodes,
         )
         for layer in found.layers
     )
     note = f"{len(found.unread)} layers of an unknown form" if found.unread else ""
     return EngineView(str(path), "TensorRT plan", size, layers=layers, note=note, fused=True)
+
+
+def layer_bytes(layer: Layer) -> int:
+    """Bytes that a fused layer reads and writes, its weights among them."""
+    return sum(map(_nbytes, (*layer.inputs, *layer.constants, *layer.outputs)))
 
 
 def _nbytes(tensor: LayerTensor) -> int:

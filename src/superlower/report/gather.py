@@ -131,7 +131,7 @@ def _engine_row(bundle: Bundle, variant: Variant, graph: str) -> EngineRow:
     artifact, files = variant.engines[graph], bundle.manifest.files
     needed = {path for role, path in artifact.files.items() if role not in _NOT_LOADED}
     return EngineRow(
-        backend=variant.backend,
+        backend=artifact.backend,
         target=variant.target,
         precision=str(variant.precision),
         graph=graph,
