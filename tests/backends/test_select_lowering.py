@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from numpy.typing import NDArray
 
 from superlower.backends import registry
 from superlower.backends.base import BuildOptions, Support
 from superlower.backends.select_lowering import SelectLowering
+from superlower.errors import OutputsDifferError
 from superlower.ir import infer_shapes
 from superlower.passes.pipelines import apply
 from superlower.targets.base import Precision, Target
 from superlower.targets.catalog import target
 from support.deform import Deform
+from support.graphs import GraphBuilder
+
+Array = NDArray[Any]
 
 SDKS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tvm": "tvm", "tensorrt-rtx": "tensorrt_rtx"}
 AGREES = 1e-4
@@ -89,6 +96,70 @@ def test_coverage_says_how_deform_conv_is_served(name: str, cpu_target: Target) 
     native = name == "onnxruntime"
     assert node.support is (Support.NATIVE if native else Support.REWRITTEN)
     assert native or node.detail == "select-lowering"
+
+
+AMPLIFIED = 100.0
+"""Grid units that a sample's unit moves the next sampler by: half a rounding of 2^-24 a sampler of 64 pixels,
+some 1e-5 px, comes out as 0.03 of white noise's range. Budget: 0.001."""
+
+
+def chained(gain: float) -> tuple[ir.Model, dict[str, Array]]:
+    """Two warps of white noise, the first sample being the second one's flow."""
+    g = GraphBuilder()
+    x, grid = g.input("x", 1, 1, 64, 64), g.input("grid", 1, 64, 64, 2)
+    how = {"mode": "bilinear", "padding_mode": "border", "align_corners": 1}
+    flow = g.Reshape(g.GridSample(x, grid, **how), g.ints(1, 64, 64, 1))
+    moved = g.Sin(g.Mul(flow, g.const(gain)))
+    warped = g.GridSample(x, g.Concat(moved, moved, axis=3), **how)
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.random((1, 1, 64, 64)), "grid": rng.uniform(-1, 1, (1, 64, 64, 2))}
+    return g.model(warped), {name: array.astype(np.float32) for name, array in feeds.items()}
+
+
+def test_a_warp_whose_roundings_are_amplified_is_spared(cpu_target: Target) -> None:
+    model, feeds = chained(AMPLIFIED)
+    first, second = (node.name for node in model.graph if node.op_type == "GridSample")
+    legal, (report,) = apply(model, [SelectLowering.of("onnxruntime", cpu_target)], [feeds])
+    assert report.spared == (first,)
+    assert [site.node for site in report.applied.rewritten] == [second]
+    (site,) = report.applied.refused
+    assert site.node == first
+    assert re.fullmatch(
+        r"not GridSample as .* native.*: all sites so moved output 'out0' by .*, over the budget of 0.001",
+        site.detail,
+    )
+    assert report.deviation is not None
+    assert 0 < report.deviation.relative <= report.budget.relative
+    aligned = [n.attributes["align_corners"].value for n in legal.graph if n.op_type == "GridSample"]
+    assert aligned == [1, 0], "the first as it was, the second in ONNX Runtime's fast form"
+
+
+def test_no_warp_is_spared_without_need(cpu_target: Target) -> None:
+    model, feeds = chained(0.01)
+    _, (report,) = apply(model, [SelectLowering.of("onnxruntime", cpu_target)], [feeds])
+    assert report.spared == ()
+    assert not report.applied.refused
+    assert len(report.applied.rewritten) == 2
+
+
+def test_what_a_backend_needs_is_never_spared(cpu_target: Target) -> None:
+    case = DEFORMS["offset-groups"]
+    model = case.model()
+    (node,) = model.graph
+    steep = ir.node("Mul", [node.outputs[0], ir.Value(name="steepness")], name="steep")
+    wave = ir.node("Sin", [steep.outputs[0]], name="wave")
+    steepness = ir.Value(name="steepness", const_value=ir.tensor(np.float32(1e5), name="steepness"))
+    steep.replace_input_with(1, steepness)
+    model.graph.register_initializer(steepness)
+    out = node.outputs[0]
+    out.name, wave.outputs[0].name = "deformed", out.name
+    wave.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    model.graph.outputs[0] = wave.outputs[0]
+    model.graph.extend([steep, wave])
+    with pytest.raises(OutputsDifferError, match=r"pass select-lowering .* over its budget of 0\.001"):
+        apply(infer_shapes(model), [SelectLowering.of("tvm", cpu_target)], [case.feeds()])
+    _, (report,) = apply(infer_shapes(model), [SelectLowering.of("onnxruntime", cpu_target)], [case.feeds()])
+    assert not report.applied.rewritten
 
 
 def test_no_backend_no_choice() -> None:

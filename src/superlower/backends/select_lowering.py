@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from superlower.backends.lowerings import order_for, stored
 from superlower.backends.tables import architecture
+from superlower.passes._rules import label
 from superlower.passes.base import Applied, Budget, Pass
 from superlower.passes.fold_constants import FoldConstants
-from superlower.passes.forms import GATHERED, Choice, Chooser, lower_each
+from superlower.passes.forms import GATHERED, NATIVE, Choice, Chooser, lower_each
 from superlower.passes.guard_grid_sample import GuardGridSample
 from superlower.probes.key import key_of
 from superlower.targets.base import Precision, Target
@@ -29,7 +30,9 @@ class SelectLowering(Pass):
 
     By node: its operator's definition, type, mode, padding, alignment, mask and groups. What was measured in
     `lowerings.json` decides where the backend could be run, and a rule where it couldn't; each site says
-    which. A form that a node can't take gives way to the next.
+    which. A form that a node can't take gives way to the next. Where a backend takes a node as it is, its
+    form is a choice of speed: should all forms together leave the budget, as they do where samples are flows
+    of further samples, nodes are spared until they don't (see `superlower.passes.pipelines.apply`).
 
     Attributes:
         backend: whose forms; "" chooses none.
@@ -50,11 +53,16 @@ class SelectLowering(Pass):
     target: str = "cpu"
     kind: str = "cpu"
     gathers: bool = True
+    spare: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, backend: str, target: Target, *, gathers: bool = True) -> SelectLowering:
         """The pass for a backend and target."""
         return cls(backend, architecture(target), target.kind, gathers)
+
+    def sparing(self, nodes: Collection[str]) -> SelectLowering:
+        """See the base class; nodes that a backend doesn't take as they are get their form all the same."""
+        return replace(self, spare=tuple(nodes))
 
     def run(self, model: ir.Model) -> Applied:
         """See the class."""
@@ -66,6 +74,8 @@ class SelectLowering(Pass):
         def choose(node: ir.Node) -> list[Choice]:
             orders = stored().orders
             order, why = order_for(key_of(node, opset), self.backend, self.target, self.kind, orders)
+            if label(node) in self.spare and NATIVE in order.forms:
+                return []
             forms = [form for form in order.forms if self.gathers or form not in GATHERED]
             return [
                 Choice(form, why if form == order.forms[0] else f"{order.forms[0]} can't be taken here")

@@ -58,6 +58,7 @@ class PassRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         options: its options.
         nodes_before, nodes_after: node counts by operator.
         rewritten, refused: "node: detail" of each site.
+        spared: nodes left as they are, for with them the pass would have left its budget.
         budget, measured: relative error allowed and found (see superlower.passes.base.Budget); a budget of
             None is one of quality.
         quality: what the pass cost, if it was held to a budget in dB and changed something.
@@ -72,6 +73,7 @@ class PassRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     options: dict[str, str] = {}
     rewritten: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    spared: tuple[str, ...] = ()
     budget: float | None = 0.0
     measured: float = 0.0
     quality: QualityRecord | None = None

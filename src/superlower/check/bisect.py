@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from superlower.bundle.manifest import Variant
 from superlower.check.reference import reference_sessions
 from superlower.errors import BadInputError
 from superlower.ir import clone, infer_shapes
+from superlower.passes.base import Pass
 from superlower.passes.pipelines import apply
 from superlower.program.model import TemporalModel
 from superlower.program.routes import flips_accepted
@@ -96,7 +97,8 @@ def bisect(
         return None
     stored = variant.engines[wrong.graph]
     sdk = backend(stored.backend)
-    legal, _ = apply(model.graphs[wrong.graph], sdk.legalize(where, variant.precision))
+    passes = _as_built(sdk.legalize(where, variant.precision), variant, wrong.graph)
+    legal, _ = apply(model.graphs[wrong.graph], passes)
     options = BuildOptions(
         precision=variant.precision, mode=stored.mode, threads=stored.threads, settings=stored.settings
     )
@@ -124,6 +126,12 @@ class _WrongCallError(Exception):
     feeds: Feeds
     tensor: str
     error: float
+
+
+def _as_built(passes: Sequence[Pass], variant: Variant, graph: str) -> list[Pass]:
+    """The passes, sparing the nodes that they spared when the variant was built."""
+    spared = {r.name: r.spared for r in variant.passes if r.graph == graph and r.spared}
+    return [(one.sparing(spared[one.name]) if one.name in spared else None) or one for one in passes]
 
 
 def _first_wrong(

@@ -21,6 +21,7 @@ def record_of(graph: str, report: PassReport | rewriting.ProgramReport) -> PassR
         nodes_after=report.after,
         rewritten=tuple(f"{site.node}: {site.detail}" for site in report.applied.rewritten),
         refused=tuple(f"{site.node}: {site.detail}" for site in report.applied.refused),
+        spared=report.spared if isinstance(report, PassReport) else (),
         budget=report.budget.relative
         if isinstance(report.budget, Budget) and isfinite(report.budget.relative)
         else None,

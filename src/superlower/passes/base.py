@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -85,6 +86,17 @@ class Pass(ir.passes.InPlacePass):
     @abstractmethod
     def run(self, model: ir.Model) -> Applied:
         """Rewrite `model` in place. A site that matches but can't be rewritten is refused with a reason."""
+
+    def sparing(self, nodes: Collection[str]) -> Pass | None:
+        """The pass that leaves these sites as they are; None if what it rewrites has to be.
+
+        For passes that choose what is fastest and no more. Where the sites together leave the budget, `apply`
+        asks for this with those whose roundings the rest of the graph amplifies most.
+
+        Args:
+            nodes: names of sites.
+        """
+        return None
 
     def missing(self) -> str | None:
         """Why the pass can't run here, with the install command; None if it can."""

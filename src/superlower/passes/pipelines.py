@@ -13,6 +13,7 @@ import onnx_ir as ir
 from superlower import plugins
 from superlower.errors import BadInputError, MissingSdkError
 from superlower.ir import OPSET, clone
+from superlower.passes._retreat import run_within_budget
 from superlower.passes.base import Applied, Budget, Pass, QualityBudget
 from superlower.passes.canonicalize_affine import CanonicalizeAffine
 from superlower.passes.collapse_flow_warp import CollapseFlowWarp
@@ -35,6 +36,7 @@ class PassReport:
         budget: what it was held to.
         seconds: the rewrite's time, validation aside.
         options: the pass's options.
+        spared: sites that the pass left as they are, as with them it would have left its budget.
     """
 
     name: str
@@ -45,6 +47,7 @@ class PassReport:
     budget: Budget
     seconds: float
     options: dict[str, object]
+    spared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def apply(
     """Run the passes on a copy of the model, each validated on the feeds (none: no validation).
 
     Outputs of one pass are the reference of the next, so a pass costs one run a feed, and one that changed
-    nothing costs none.
+    nothing costs none. A pass that chooses what is fastest (`Pass.sparing`) and leaves its budget is run
+    again with fewer sites, and its report says which it spared.
 
     Args:
         on_pass: called after each pass, for progress.
@@ -126,16 +130,22 @@ def apply(
         if reason is not None:
             raise MissingSdkError(f"pass {one.name} can't run here: {reason}")
         before = count(model)
-        start = time.perf_counter()
-        applied = one.run(model)
-        seconds = time.perf_counter() - start
+        spared: tuple[str, ...] = ()
         deviation = Deviation() if feeds else None
-        if feeds and applied.changed:
-            now = outputs_of(model, feeds, one.name)
-            deviation = compare(outputs, now, one.budget, where(one.name, model))
-            outputs = now
+        if feeds and one.sparing(()) is not None:
+            done = run_within_budget(one, model, outputs, feeds)
+            model, applied, deviation, outputs = done.model, done.applied, done.deviation, done.outputs
+            seconds, spared = done.seconds, done.spared
+        else:
+            start = time.perf_counter()
+            applied = one.run(model)
+            seconds = time.perf_counter() - start
+            if feeds and applied.changed:
+                now = outputs_of(model, feeds, one.name)
+                deviation = compare(outputs, now, one.budget, where(one.name, model))
+                outputs = now
         report = PassReport(
-            one.name, before, count(model), applied, deviation, one.budget, seconds, one.options()
+            one.name, before, count(model), applied, deviation, one.budget, seconds, one.options(), spared
         )
         reports.append(report)
         if on_pass is not None:
