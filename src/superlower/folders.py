@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -12,6 +13,13 @@ from pathlib import Path
 from superlower.errors import BadInputError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def cache_folder() -> Path:
+    """$SUPERLOWER_CACHE, else $XDG_CACHE_HOME/superlower, else ~/.cache/superlower."""
+    if own := os.environ.get("SUPERLOWER_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "superlower"
 
 
 @contextmanager

@@ -151,7 +151,7 @@ def test_nothing_is_left_of_a_stopped_build(tmp_path: Path, monkeypatch: pytest.
 
     model, golden = recurrent(), golden_for(recurrent(), None, None)
     (job,) = jobs("onnxruntime")
-    monkeypatch.setattr("superlower.driver.compile._build", stop)
+    monkeypatch.setattr("superlower.driver.variants.build_engine", stop)
     with pytest.raises(KeyboardInterrupt):
         compile_bundle(model, [job], golden, tmp_path / "bundle", options=BuildOptions(threads=1))
     assert empty(tmp_path)

@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main(function: str, request_file: str, result_file: str, parent: str) -> int:
     """Run the function and leave its result, or its error by type and message, as JSON."""
-    _die_with(int(parent))
+    die_with(int(parent))
     result = call(function, Path(request_file).read_bytes(), Path(request_file).parent)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -43,10 +43,10 @@ def call(function: str, request: bytes, workdir: Path) -> bytes:
     return msgspec.json.encode(result)
 
 
-def _die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent is gone: a killed parent can't do it itself."""
+def die_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Ask the kernel to signal this process when its parent is gone: a killed parent can't do it itself."""
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         sys.exit("the parent is gone")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from superlower.bundle.manifest import MIXED, PassRecord, Variant
 from superlower.check.tolerance import Tolerance, quantized_tolerance, tolerance
 from superlower.doctor.examine import Context
 from superlower.doctor.treat import treat
+from superlower.driver.engine_cache import EngineCache
 from superlower.driver.quantization import Quantized
 from superlower.driver.records import record_of
 from superlower.driver.reference import Feeds
@@ -24,6 +26,9 @@ from superlower.targets.base import Precision, Target
 from superlower.targets.detect import required_flags
 
 log = logging.getLogger(__name__)
+
+_PASSES = threading.Lock()
+"""Held while passes run, of several builds made at once: rewrite rules keep state of what they match."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ def build_graph(
     options: BuildOptions,
     workdir: Path,
     last: Sequence[Pass] = (),
+    cache: EngineCache | None = None,
 ) -> BuiltGraph:
     """Compile a graph that had the default passes: legalized, treated for known bugs, then built.
 
@@ -71,6 +77,7 @@ def build_graph(
         workdir: an empty folder, the engine's.
         last: passes to run on the legalized graph that no budget by element holds for. Neither they nor what
             known bugs need of their result are validated: the last bit of a coordinate decides a level.
+        cache: to take the engine from, if it was built before.
 
     Raises:
         OutputsDifferError: a pass left its budget.
@@ -79,11 +86,15 @@ def build_graph(
     own = f"{job.backend.name}."
     settings = {k.removeprefix(own): v for k, v in options.settings.items() if k.startswith(own)}
     context = Context(job.backend.name, job.backend.versions(), job.target, job.precision, settings)
-    legal, reports = apply(graph, job.backend.legalize(job.target, job.precision), feeds)
-    changed, further = apply(legal, last)
-    treated = treat(context, changed, () if last else feeds)
+    with _PASSES:
+        legal, reports = apply(graph, job.backend.legalize(job.target, job.precision), feeds)
+        changed, further = apply(legal, last)
+        treated = treat(context, changed, () if last else feeds)
     asked = replace(options, precision=job.precision, settings=settings)
-    artifact = job.backend.compile(treated.model, job.target, asked, workdir)
+    if cache is None:
+        artifact = job.backend.compile(treated.model, job.target, asked, workdir)
+    else:
+        artifact = cache.compile(job.backend, treated.model, job.target, asked, workdir)
     return BuiltGraph(artifact, (*reports, *further, *treated.reports), treated.warnings)
 
 
@@ -110,6 +121,7 @@ def build_engine(
     options: BuildOptions,
     workdir: Path,
     quantized: Quantized | None = None,
+    cache: EngineCache | None = None,
 ) -> BuiltEngine:
     """Build one graph of a model into a folder of its own, which then holds just what the engine needs.
 
@@ -119,6 +131,7 @@ def build_engine(
         options: as of `build_graph`, with the states to keep inside.
         workdir: made here.
         quantized: how int8 jobs quantize the model.
+        cache: as of `build_graph`.
 
     Raises:
         SuperlowerError: as of `build_graph`.
@@ -126,12 +139,12 @@ def build_engine(
     workdir.mkdir(parents=True)
     records: list[PassRecord] = []
     if quantized is None:
-        built = build_graph(job, model.graphs[name], feeds, options, workdir)
+        built = build_graph(job, model.graphs[name], feeds, options, workdir, cache=cache)
     else:
         records += [record_of(name, report) for report in quantized.reports[name]]
         one = quantized.pass_for(name, job.backend)
         graph = quantized.model.graphs[name]
-        built = build_graph(job, graph, feeds, options, workdir, last=[one] if one else [])
+        built = build_graph(job, graph, feeds, options, workdir, last=[one] if one else [], cache=cache)
     records += [record_of(name, report) for report in built.reports]
     for warning in built.warnings:
         log.warning("%s, %s: %s", job.name, name, warning)

@@ -19,12 +19,14 @@ from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
 from superlower.bundle.manifest import Measured, PassRecord, Variant
 from superlower.check.crosscheck import check_variant
 from superlower.check.reference import reference_outputs, with_choices
-from superlower.driver.building import BuiltEngine, Job, build_engine, limit_of, variant_of
+from superlower.driver.building import Job, limit_of
+from superlower.driver.many_builds import Builds
 from superlower.driver.progress import Progress, Silent
 from superlower.driver.quantization import Calibration, Quantized, Quantizer
 from superlower.driver.racing import Race, by_course, course_name, race
 from superlower.driver.records import record_of
 from superlower.driver.reference import Feeds, validation_feeds
+from superlower.driver.variants import Failure, VariantBuilds
 from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, SuperlowerError
 from superlower.metrics.psnr import Image
 from superlower.passes.base import Pass
@@ -36,14 +38,6 @@ from superlower.rewrites.base import ProgramPass
 from superlower.targets.base import Precision, Target
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that came to nothing."""
-
-    job: str
-    error: SuperlowerError
 
 
 @dataclass(frozen=True)
@@ -106,6 +100,7 @@ def compile_bundle(
     atol: float | None = None,
     keep_going: bool = False,
     racing: bool = False,
+    builds: Builds | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a model into a bundle.
@@ -125,13 +120,14 @@ def compile_bundle(
         calibration: clip and budget of int8 jobs.
         atol: instead of the precision's own tolerance.
         keep_going: leave out jobs that fail rather than fail with the first.
+        builds: how many at a time, and a cache; one by one without a cache if None.
         racing: make one variant of all jobs for a target at a precision: of each graph's fastest engine.
 
     Raises:
         OutputsDifferError: a pass or an engine left its tolerance; named.
         BuildFailedError, UnsupportedOperatorError, MissingSdkError: as the backend found.
     """
-    progress = progress or Silent()
+    progress, builds = progress or Silent(), builds or Builds()
     if states_inside and racing:
         raise BadInputError("engines race with their states in the host's memory: leave out --state engine")
     if states_inside:
@@ -160,25 +156,28 @@ def compile_bundle(
         def check(*made: Variant) -> list[Variant]:
             return _check(Bundle(folder, seal(folder, clean.program, golden, made, records)), progress)
 
-        def build(entry: Sequence[Job]) -> Variant:
-            job = entry[0]
-            quantized = quantizer.quantized_for(job.target) if job.precision is Precision.INT8 else None
-            if not racing:
-                place = folder / VARIANT_FOLDER / job.name
-                return _build(job, clean, feeds, place, options, states_inside, atol, progress, quantized)
-            limit = limit_of(job.precision, clean.program.frame, atol, quantized)
-            asked = Race(entry, clean, feeds, golden, folder, options, limit, quantized, check, progress)
-            return race(asked)
+        def quantized_for(job: Job) -> Quantized | None:
+            return quantizer.quantized_for(job.target) if job.precision is Precision.INT8 else None
 
-        for entry in by_course(jobs) if racing else [[job] for job in jobs]:
-            name = course_name(entry[0]) if racing else entry[0].name
-            try:
-                variants.append(build(entry))
-            except SuperlowerError as failed:
-                if not keep_going:
-                    raise
-                shutil.rmtree(folder / VARIANT_FOLDER / name, ignore_errors=True)
-                failures.append(Failure(name, failed))
+        def run_race(course: Sequence[Job]) -> Variant:
+            quantized = quantized_for(course[0])
+            limit = limit_of(course[0].precision, clean.program.frame, atol, quantized)
+            return race(
+                Race(course, clean, feeds, golden, folder, options, limit, quantized, check, builds, progress)
+            )
+
+        if racing:
+            for course in by_course(jobs):
+                try:
+                    variants.append(run_race(course))
+                except SuperlowerError as failed:
+                    if not keep_going:
+                        raise
+                    failures.append(Failure(course_name(course[0]), failed))
+        else:
+            states = {n: state_pairs(clean.program, n) if states_inside else () for n in clean.graphs}
+            todo = VariantBuilds(clean, feeds, options, states, folder, atol, builds, progress)
+            variants, failures = todo.build(jobs, quantized_for, keep_going)
         if not variants:
             raise failures[0].error
         checked = check(*variants)
@@ -245,28 +244,6 @@ def _clean(
         )
         records += [record_of(name, report) for report in reports]
     return model.with_graphs(graphs), tuple(records)
-
-
-def _build(
-    job: Job,
-    model: TemporalModel,
-    feeds: Mapping[str, list[Feeds]],
-    place: Path,
-    options: BuildOptions,
-    states_inside: bool,
-    atol: float | None,
-    progress: Progress,
-    quantized: Quantized | None = None,
-) -> Variant:
-    progress.stage(f"building {job.name}", len(model.graphs))
-    states = {n: state_pairs(model.program, n) if states_inside else () for n in model.graphs}
-    engines: dict[str, BuiltEngine] = {}
-    for name in model.graphs:
-        asked = replace(options, stateful=states[name])
-        engines[name] = build_engine(job, name, model, feeds[name], asked, place / name, quantized)
-        progress.advance(name)
-    limit = limit_of(job.precision, model.program.frame, atol, quantized)
-    return variant_of(job.name, job.target, job.precision, engines, limit, quantized)
 
 
 def _check(bundle: Bundle, progress: Progress) -> list[Variant]:

@@ -115,7 +115,10 @@ def ranked(
         if len(order) == 1:
             return order, f"{best.name} alone covers every graph"
         how = "in whole frames" if whole else "by far"
-        return order, f"{best.name}: no other backend is faster at any graph, and it is the fastest {how}"
+        return (
+            order,
+            f"{best.name}: no other is faster at any graph beyond noise, and it is the fastest {how}",
+        )
     if not order:
         return [mixed], "mixed: no backend alone covers every graph"
     best = order[0]

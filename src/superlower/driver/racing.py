@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from superlower.bundle.golden import GoldenClip
 from superlower.bundle.manifest import RacedEngine, RacedProgram, RaceRecord, Variant
 from superlower.check.tolerance import Tolerance
 from superlower.driver.building import BuiltEngine, Job, build_engine, variant_of
+from superlower.driver.many_builds import Builds, make
 from superlower.driver.progress import Progress
 from superlower.driver.quantization import Quantized
 from superlower.driver.race_choice import Candidate, Time, candidates, ranked, worth_timing
@@ -54,6 +56,7 @@ class Race:
         limit: what the variant is held to.
         quantized: how int8 engines are quantized.
         check: measures variants that lie in the bundle's folder.
+        builds: how many at a time, and a cache.
         progress: told of stages.
     """
 
@@ -66,6 +69,7 @@ class Race:
     limit: Tolerance
     quantized: Quantized | None
     check: Callable[[Variant], Sequence[Variant]]
+    builds: Builds
     progress: Progress
 
     @property
@@ -109,7 +113,7 @@ def race(asked: Race) -> Variant:
 class _Field:
     """All engines: graph -> backend -> engine in its folder, or why there is none that could be taken."""
 
-    engines: dict[str, dict[str, BuiltEngine]] = field(default_factory=dict)
+    engines: dict[str, dict[str, BuiltEngine]]
     folders: dict[tuple[str, str], Path] = field(default_factory=dict)
     out: dict[tuple[str, str], str] = field(default_factory=dict)
     errors: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -129,24 +133,34 @@ class _Timed:
 
 
 def _build(asked: Race, aside: Path) -> _Field:
-    found = _Field()
-    failed: dict[str, SuperlowerError] = {}
-    for job in asked.jobs:
-        asked.progress.stage(f"building {job.name}", len(asked.model.graphs))
-        for graph in asked.model.graphs:
-            engines, place = found.engines.setdefault(graph, {}), aside / job.backend.name / graph
-            try:
-                engines[job.backend.name] = build_engine(
-                    job, graph, asked.model, asked.feeds[graph], asked.options, place, asked.quantized
-                )
-                found.folders[graph, job.backend.name] = place
-            except SuperlowerError as error:
-                failed.setdefault(graph, error)
-                found.out[graph, job.backend.name] = str(error)
-            asked.progress.advance(graph)
+    def task(job: Job, graph: str) -> BuiltEngine:
+        place, feeds = aside / job.backend.name / graph, asked.feeds[graph]
+        return build_engine(
+            job, graph, asked.model, feeds, asked.options, place, asked.quantized, asked.builds.cache
+        )
+
+    tasks = {
+        (graph, job.backend.name): partial(task, job, graph)
+        for job in asked.jobs
+        for graph in asked.model.graphs
+    }
+    asked.progress.stage(f"building for {asked.name}", len(tasks))
+    made = make(
+        tasks,
+        asked.builds.at_once,
+        keep_going=True,
+        on_done=lambda key: asked.progress.advance(f"{key[1]} {key[0]}"),
+    )
+    found = _Field({graph: {} for graph in asked.model.graphs})
+    for (graph, name), one in made.items():
+        if isinstance(one, BuiltEngine):
+            found.engines[graph][name] = one
+            found.folders[graph, name] = aside / name / graph
+        else:
+            found.out[graph, name] = str(one)
     for graph, engines in found.engines.items():
         if not engines:
-            raise failed[graph]
+            raise next(e for (g, _), e in made.items() if g == graph and isinstance(e, SuperlowerError))
     return found
 
 

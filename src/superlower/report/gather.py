@@ -12,7 +12,7 @@ import superlower
 from superlower.bundle.bundle import VARIANT_FOLDER, Bundle
 from superlower.bundle.manifest import Variant
 from superlower.check.crosscheck import VariantCheck
-from superlower.driver.compile import Failure
+from superlower.driver.variants import Failure
 from superlower.media.resize import imresize, to_uint8
 from superlower.program import analysis
 from superlower.program.model import Program, TemporalModel
