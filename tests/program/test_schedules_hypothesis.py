@@ -206,3 +206,39 @@ def test_independent_equations_never_reach_one_another(program: Program) -> None
             if one in before and other in before:
                 assert one not in before[other]
                 assert other not in before[one]
+
+
+@given(programs(), st.integers(1, 9), st.integers(2, 4), st.integers(1, 3))
+@QUICK
+def test_gathered_calls_give_the_interpreters_outputs_in_a_legal_order(
+    program: Program, count: int, size: int, in_flight: int
+) -> None:
+    sizes = dict.fromkeys(analysis.batchable_graphs(program), size)
+    clip = frames(count)
+    plan = schedule(program, count, sizes)
+    assert sorted(s.call for s in plan.steps) == sorted(s.call for s in schedule(program, count).steps)
+    store = Store(program, clip)
+    store.run(plan)
+    assert same(store.outputs, interpret(program, clip, call_graph))
+    assert not store.alive
+    groups = list(plan.groups(sizes))
+    assert [step for group in groups for step in group] == list(plan.steps)
+    for group in groups:
+        assert len(group) in (1, size)
+        assert len({step.graph for step in group}) == 1
+        made = {e for step in group for e in step.writes.values()}
+        assert not made & {e for step in group for e in step.reads.values()}
+    sides = program.frame.padded
+    assert plan.peak_bytes(*sides, in_flight, sizes) >= plan.peak_bytes(*sides, 1, {})
+
+
+@given(programs(), st.integers(1, 12), st.integers(1, 5), st.integers(2, 3))
+@QUICK
+def test_gathered_chunks_are_exact(program: Program, count: int, size: int, together: int) -> None:
+    sizes = dict.fromkeys(analysis.batchable_graphs(program), together)
+    clip = frames(count)
+    store, planner = Store(program, clip), chunks.ChunkPlanner(program, sizes)
+    for chunk in chunks.cut(count, size, None):
+        store.run(planner.plan(chunk, count))
+    assert same(store.outputs, interpret(program, clip, call_graph))
+    assert not store.alive

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 import tracemalloc
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ClassVar
 
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 
 from superlower.backends.base import Feeds, Outputs
 from superlower.errors import BadInputError
+from superlower.program import analysis
 from superlower.program.chunks import ChunkPlanner, cut
 from superlower.program.interpret import interpret
-from superlower.program.model import Program
+from superlower.program.model import Equation, Frame, Program, Stream
 from superlower.program.schedule import schedule
-from superlower.runtime.runner import Engine, Runner
+from superlower.runtime.runner import Batch, Engine, Runner
 from support.basicvsr import basicvsr_program
-from support.programs import call_graph, frames, programs
+from support.programs import CHANNELS, SIDE, call_graph, frames, graph_name, programs
 
 Array = NDArray[np.generic]
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -85,6 +87,60 @@ def test_its_own_account_of_memory_is_the_analysis(program: Program, count: int,
     if in_flight == 1:
         assert runner.peak_bytes == predicted
     assert runner.peak_bytes <= predicted
+
+
+def batches(program: Program, size: int, dawdle: float = 0.0) -> dict[str, Batch]:
+    return {g: Batch(size, TinySession(g, dawdle)) for g in analysis.batchable_graphs(program)}
+
+
+@given(programs(), st.integers(1, 10), st.integers(2, 4), st.integers(1, 3), st.sampled_from((None, 1, 3)))
+@QUICK
+def test_batched_calls_give_the_interpreters_outputs(
+    program: Program, count: int, size: int, in_flight: int, chunk: int | None
+) -> None:
+    """The tiny graphs' batch size is free, so one session serves single and stacked calls."""
+    clip = frames(count)
+    runner = Runner(
+        program, engines(program, 0.001), in_flight=in_flight, batches=batches(program, size, 0.001)
+    )
+    found = list(runner.run(iter(clip), total=count, chunk=chunk))
+    assert all(map(np.array_equal, found, interpret(program, clip, call_graph)))
+    if chunk is None:
+        sizes = dict.fromkeys(analysis.batchable_graphs(program), size)
+        plan = schedule(program, count, sizes)
+        assert runner.peak_bytes <= plan.peak_bytes(*program.frame.padded, in_flight, sizes)
+        assert sum(map(len, runner.seconds.values())) == len(plan.steps)
+
+
+def test_calls_that_wait_for_one_another_cant_be_batched() -> None:
+    program = basicvsr_program(48, 64)
+    singles = {g: Engine(BlankSession(g)) for g in ("flow", "backward", "forward")}
+    with pytest.raises(BadInputError, match="calls of graph 'backward' wait for one another"):
+        Runner(program, singles, batches={"backward": Batch(2, BlankSession("backward"))})
+
+
+def test_a_stream_without_an_end_is_read_a_batch_at_a_time() -> None:
+    """A program of bounded latency gives frames as soon as a batch of them is there."""
+    g = graph_name(1, 1)
+    frame = Stream(shape=(1, CHANNELS, "H", "W"))
+    program = Program(
+        name="still",
+        frame=Frame(height=SIDE, width=SIDE, channels=CHANNELS, color="y", scale=1),
+        streams={"frame": frame, "output": frame},
+        equations=(Equation(name="up", graph=g, inputs={"x0": "frame[t]"}, outputs={"y0": "output"}),),
+    )
+    taken: list[int] = []
+
+    def source() -> Iterator[Array]:
+        for t, one in enumerate(frames(7)):
+            taken.append(t)
+            yield one
+
+    runner = Runner(program, {g: Engine(TinySession(g))}, batches={g: Batch(3, TinySession(g))})
+    outputs = runner.run(source())
+    next(outputs)
+    assert taken == [0, 1, 2, 3]  # One more tells whether the clip goes on.
+    assert len(list(outputs)) == 6
 
 
 class BlankSession(TinySession):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -93,10 +94,32 @@ def directions(program: Program) -> dict[str, Direction]:
     return {name: _direction(name, feeds) for name in program.streams}
 
 
-def peak_bytes(program: Program, frames: int, height: int, width: int, in_flight: int = 1) -> int:
-    """Peak stream memory of a whole clip in bytes, for a low-resolution frame of `height` x `width`."""
+def peak_bytes(
+    program: Program,
+    frames: int,
+    height: int,
+    width: int,
+    in_flight: int = 1,
+    sizes: Mapping[str, int] | None = None,
+) -> int:
+    """Peak stream memory of a whole clip in bytes, for a low-resolution frame of `height` x `width`.
+
+    Args: the rest as of `Schedule.peak_bytes`.
+    """
     resized = msgspec.structs.replace(program.frame, height=height, width=width)
-    return schedule(program, frames).peak_bytes(*resized.padded, in_flight=in_flight)
+    return schedule(program, frames, sizes).peak_bytes(*resized.padded, in_flight=in_flight, sizes=sizes)
+
+
+def batchable_graphs(program: Program) -> frozenset[str]:
+    """Graphs no call of which waits for another: those may run several frames at once."""
+    runs = directions(program)
+    waits = {
+        name
+        for e in program.equations
+        if e.route is not None or any(runs[s] is not Direction.NONE for s in e.outputs.values())
+        for name in e.graphs
+    }
+    return frozenset(name for e in program.equations for name in e.graphs) - waits
 
 
 def graph_calls(program: Program, frames: int, choices: Choices | None = None) -> Counter[str]:

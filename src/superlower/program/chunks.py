@@ -8,9 +8,10 @@ frames beyond `end` (a backward sweep's hidden state) is approximate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from superlower.program.batches import gathered
 from superlower.program.legality import horizon, period
 from superlower.program.model import Program
 from superlower.program.schedule import Schedule, build
@@ -39,8 +40,13 @@ def cut(frames: int, size: int, look_ahead: int | None) -> list[Chunk]:
 class ChunkPlanner:
     """Schedules chunk after chunk, keeping account of what the chunks before have left."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, sizes: Mapping[str, int] | None = None) -> None:
+        """Args:
+        program: a legal program.
+        sizes: graph -> calls that it takes at once; they are brought together within a chunk.
+        """
         self.program = program
+        self._sizes = dict(sizes or {})
         self.held: frozenset[Element] = frozenset()
         self.arrived = 0
         self._beyond = horizon(program)
@@ -91,7 +97,7 @@ class ChunkPlanner:
             keep=keep,
             arrived=self.arrived,
             arrive_to=chunk.end,
-            order=calls,
+            order=gathered(now, calls, self.held, self._sizes),
         )
 
     def _lengths(self, chunk: Chunk, frames: int | None) -> Iterable[int]:

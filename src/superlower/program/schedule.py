@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from superlower.program.batches import gathered
 from superlower.program.model import Program
 from superlower.program.unroll import Call, Element, Unrolled
 
@@ -57,32 +58,66 @@ class Schedule:
     kept: frozenset[Element]
     tail: range
 
-    def peak_bytes(self, height: int, width: int, in_flight: int = 1) -> int:
+    def groups(self, sizes: Mapping[str, int]) -> Iterator[tuple[Step, ...]]:
+        """The steps one by one, or so many of one graph in a row that don't wait for one another.
+
+        Args:
+            sizes: graph -> calls that it takes at once; fewer in a row come one by one.
+        """
+        waiting: list[Step] = []
+        made: set[Element | None] = set()
+
+        def apart() -> Iterator[tuple[Step, ...]]:
+            yield from ((step,) for step in waiting)
+            waiting.clear()
+            made.clear()
+
+        for step in self.steps:
+            if waiting and (step.graph != waiting[0].graph or made & set(step.reads.values())):
+                yield from apart()
+            if step.graph not in sizes:
+                yield (step,)
+                continue
+            waiting.append(step)
+            made.update(step.writes.values())
+            if len(waiting) == sizes[step.graph]:
+                yield tuple(waiting)
+                waiting.clear()
+                made.clear()
+        yield from apart()
+
+    def peak_bytes(
+        self, height: int, width: int, in_flight: int = 1, sizes: Mapping[str, int] | None = None
+    ) -> int:
         """Largest sum of stream tensors alive at once, in bytes.
 
-        Engines' own memory isn't in it, nor the windows that a route is feeding them.
+        Engines' own memory isn't in it, nor what is put together to feed them: windows of a route, stacked
+        frames.
 
         Args:
             height, width: padded low-resolution frame size in pixels.
             in_flight: calls that may run at the same time, issued in order.
+            sizes: graph -> calls that it takes at once.
         """
         streams = self.program.streams
         size = {name: stream.nbytes(height, width) for name, stream in streams.items()}
         zeros: set[tuple[tuple[int, ...], str]] = set()
-        frees = [sum(size[e.stream] for e in step.frees) for step in self.steps]
+        groups = list(self.groups(sizes or {}))
+        frees = [sum(size[e.stream] for step in group for e in step.frees) for group in groups]
         alive = peak = sum(size[e.stream] for e in self.held)
         alive -= sum(size[e.stream] for e in self.frees)
-        for i, step in enumerate(self.steps):
+        for i, group in enumerate(groups):
             # Before call i starts, only calls up to i - in_flight are sure to have ended and freed.
             if i >= in_flight:
                 alive -= frees[i - in_flight]
-            for name in step.zeros.values():
-                # One array of zeros serves every read of its shape, from its first use on.
-                kind = (streams[name].sizes(height, width), streams[name].dtype)
-                alive += 0 if kind in zeros else size[name]
-                zeros.add(kind)
-            alive += len(step.arrives) * size[self.program.input]
-            alive += sum(size[e.stream] for e in step.writes.values())
+            for step in group:
+                for name in step.zeros.values():
+                    # One array of zeros serves every read of its shape, from its first use on.
+                    kind = (streams[name].sizes(height, width), streams[name].dtype)
+                    alive += 0 if kind in zeros else size[name]
+                    zeros.add(kind)
+                alive += len(step.arrives) * size[self.program.input]
+                alive += sum(size[e.stream] for e in step.writes.values())
             peak = max(peak, alive)
         return max(peak, sum(size[e.stream] for e in self.kept))
 
@@ -134,10 +169,15 @@ def _later(span: range, frames: int) -> range:
     return range(span.start + frames, span.stop + frames)
 
 
-def schedule(program: Program, frames: int) -> Schedule:
-    """The whole clip in one go."""
+def schedule(program: Program, frames: int, sizes: Mapping[str, int] | None = None) -> Schedule:
+    """The whole clip in one go.
+
+    Args:
+        sizes: graph -> calls that it takes at once; they are brought together (see `batches`).
+    """
     unrolled = Unrolled(program, frames)
-    return build(unrolled, range(frames), arrive_to=frames)
+    calls = unrolled.order([Element(program.output, t) for t in range(frames)])
+    return build(unrolled, range(frames), arrive_to=frames, order=gathered(unrolled, calls, (), sizes or {}))
 
 
 def build(

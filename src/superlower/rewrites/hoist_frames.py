@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -17,6 +16,7 @@ from superlower.program import legality
 from superlower.program.model import Edge, Equation, Program, Read, Stream, TemporalModel
 from superlower.rewrites._expressions import At, Expression, Table, UnreadableError
 from superlower.rewrites._graphs import read_graph, write_graph
+from superlower.rewrites._names import relative_shape, unused
 from superlower.rewrites._plan import Plan, Span, frontier, plan
 from superlower.rewrites._sums import Sums
 from superlower.rewrites.base import ProgramPass, Rewritten
@@ -173,9 +173,9 @@ class _Hoisting:
         }
         names = {}
         for reads, group in members.items():
-            names[reads] = name = _unused(f"of_{_of_reads(reads)}", taken)
+            names[reads] = name = unused(f"of_{_of_reads(reads)}", taken)
             for i, expression in enumerate(group):
-                stream = name if len(group) == 1 else _unused(f"{name}_{i}", taken)
+                stream = name if len(group) == 1 else unused(f"{name}_{i}", taken)
                 self.of[expression] = stream
                 self.streams[stream] = _stream(program, expression)
         for reads, group in members.items():
@@ -200,7 +200,7 @@ class _Hoisting:
             return
         self._form(equation, self.plan.hoisted(name), name, _both(equation.when, span))
         if span is not None:
-            ends = _unused(f"{name}_ends", taken)
+            ends = unused(f"{name}_ends", taken)
             outside = span.outside()
             when = outside if equation.when == "true" else f"({equation.when}) and ({outside})"
             self._form(equation, self.plan.whole, ends, when)
@@ -210,13 +210,13 @@ class _Hoisting:
         if not frontier(outputs.values(), hoisted):
             original = self.model.graphs[equation.graph]
             kept = self.graphs.get(equation.graph, original) is original
-            graph = equation.graph if kept else _unused(name, {*self.model.graphs, *self.graphs})
+            graph = equation.graph if kept else unused(name, {*self.model.graphs, *self.graphs})
             self.graphs[graph] = original
             self.made.append(msgspec.structs.replace(equation, name=name, graph=graph, when=when))
             return
         others = {g for e in self.model.program.equations if e.name != equation.name for g in e.graphs}
         free = equation.graph not in others | self.graphs.keys()
-        graph = equation.graph if free else _unused(name, {*self.model.graphs, *self.graphs})
+        graph = equation.graph if free else unused(name, {*self.model.graphs, *self.graphs})
         wanted = {output: outputs[output] for output in equation.outputs}
         self._add(name, graph, wanted, equation.outputs, hoisted, when, equation.reads)
 
@@ -261,22 +261,11 @@ def _both(when: str, span: Span | None) -> str:
 
 
 def _stream(program: Program, expression: Expression) -> Stream:
-    """The stream of an expression; its last two sizes follow the frame's where they divide one another."""
+    """The stream of an expression."""
     edges = {program.streams[read.stream].edge for read in expression.reads}
     edge = edges.pop() if len(expression.reads) == 1 else Edge.ZEROS
-    shape: list[int | str] = list(expression.shape)
-    if len(shape) >= 4:
-        for axis, side, size in zip((-2, -1), "HW", program.frame.padded, strict=True):
-            shape[axis] = _relative(expression.shape[axis], side, size)
-    return Stream(shape=tuple(shape), dtype=expression.dtype.numpy().name, edge=edge)
-
-
-def _relative(size: int, side: str, frame: int) -> int | str:
-    if size == frame:
-        return side
-    if size and size % frame == 0:
-        return f"{size // frame}*{side}"
-    return f"{side}/{frame // size}" if size and frame % size == 0 else size
+    shape = relative_shape(program, expression.shape)
+    return Stream(shape=shape, dtype=expression.dtype.numpy().name, edge=edge)
 
 
 def _place(read: Read) -> tuple[str, int]:
@@ -306,13 +295,3 @@ def _input_name(read: Read) -> str:
     if not read.offset:
         return read.stream
     return f"{read.stream}_{'after' if read.offset > 0 else 'before'}_{abs(read.offset)}"
-
-
-def _unused(stem: str, taken: set[str]) -> str:
-    """A name that nothing has, taken from now on."""
-    stem = re.sub(r"\W", "_", stem)
-    name, count = stem, 2
-    while name in taken:
-        name, count = f"{stem}_{count}", count + 1
-    taken.add(name)
-    return name

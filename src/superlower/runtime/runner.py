@@ -36,6 +36,23 @@ class Engine:
     stateful: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A session for several calls of a graph at once: inputs and outputs are stacked along their first axis.
+
+    Attributes:
+        size: calls, all of which are needed.
+        session: the loaded engine.
+    """
+
+    size: int
+    session: Session
+
+
+Group = tuple[Step, ...]
+"""Steps that run as one call."""
+
+
 class Runner:
     """A program with an engine for each of its graphs.
 
@@ -47,11 +64,23 @@ class Runner:
             its equation chose otherwise.
     """
 
-    def __init__(self, program: Program, engines: Mapping[str, Engine], *, in_flight: int = 1) -> None:
+    def __init__(
+        self,
+        program: Program,
+        engines: Mapping[str, Engine],
+        *,
+        in_flight: int = 1,
+        batches: Mapping[str, Batch] | None = None,
+    ) -> None:
         """Args:
         program: a legal program.
         engines: by graph name.
         in_flight: calls that may run at the same time, where they don't wait for one another.
+        batches: by graph name, for graphs whose calls don't wait for one another; calls that are left over
+            run one by one.
+
+        Raises:
+            BadInputError: an engine is missing, or can't be called as the program and `batches` ask.
         """
         for equation in program.equations:
             for graph in equation.graphs:
@@ -66,6 +95,12 @@ class Runner:
                 )
             if engine.stateful and any(e.route is not None for e in callers):
                 raise BadInputError(f"the engine of graph '{graph}' keeps a state, but is called by windows")
+        self._batches = dict(batches or {})
+        if waits := sorted(self._batches.keys() - analysis.batchable_graphs(program)):
+            raise BadInputError(
+                f"calls of graph '{waits[0]}' wait for one another, or are windows: they can't be batched"
+            )
+        self._sizes = {graph: batch.size for graph, batch in self._batches.items()}
         self.program = program
         self.peak_bytes = 0
         self.seconds: dict[str, list[float]] = {e.name: [] for e in program.equations}
@@ -99,7 +134,7 @@ class Runner:
             frames: elements of the input stream, in order; taken in only when needed.
             total: their number, if known.
             chunk: frames to emit between forgetting; None for the whole clip in one go. A program of bounded
-                latency needs none: it runs on a stream of any length.
+                latency needs none: it runs on a stream of any length. Calls are batched within a chunk.
             look_ahead: frames a chunk looks beyond its own; None for the latency. Needed where the latency
                 is the whole clip; then it decides how far the backward sweep starts beyond the chunk.
             choices: taken in place of what the program's equations choose (see `flips`).
@@ -113,13 +148,18 @@ class Runner:
         self.flips = {stream: [] for stream in self._choices}
         source = _Source(iter(frames), self.program, total)
         if chunk is None and self._latency is not None and total is None:
-            chunk = self._in_flight
+            chunk = self.least_chunk
         if chunk is None:
             count = total if total is not None else source.available(None)
-            yield from self._execute(schedule(self.program, count), source)
+            yield from self._execute(schedule(self.program, count, self._sizes), source)
         else:
             yield from self._run_chunks(source, chunk, self._latency if look_ahead is None else look_ahead)
         self.close_clip()
+
+    @property
+    def least_chunk(self) -> int:
+        """Frames of a chunk that keep as many calls in flight, and together, as may be."""
+        return max(self._in_flight, *self._sizes.values(), 1)
 
     @property
     def held_bytes(self) -> int:
@@ -133,7 +173,7 @@ class Runner:
         self._inside.clear()
 
     def _run_chunks(self, source: _Source, size: int, look_ahead: int | None) -> Iterator[Array]:
-        planner = ChunkPlanner(self.program)
+        planner = ChunkPlanner(self.program, self._sizes)
         first = 0
         while True:
             wanted = None if look_ahead is None else first + size + look_ahead
@@ -150,13 +190,13 @@ class Runner:
 
     def _execute(self, plan: Schedule, source: _Source) -> Iterator[Array]:
         yield from self._retire(plan.emits, plan.frees)
-        running: deque[tuple[Step, Pending, float]] = deque()
-        for step in plan.steps:
-            while running and (len(running) >= self._in_flight or not self._ready(step)):
+        running: deque[tuple[Group, Pending, float]] = deque()
+        for group in plan.groups(self._sizes):
+            while running and (len(running) >= self._in_flight or not all(map(self._ready, group))):
                 yield from self._finish(*running.popleft())
-            for t in step.arrives:
+            for t in (t for step in group for t in step.arrives):
                 self._alive[Element(self.program.input, t)] = source.take(t)
-            running.append((step, *self._issue(step)))
+            running.append((group, *self._issue(group)))
             self._measure(running)
         while running:
             yield from self._finish(*running.popleft())
@@ -170,42 +210,59 @@ class Runner:
             e is None or e in self._alive or e.stream == self.program.input for e in step.reads.values()
         )
 
-    def _issue(self, step: Step) -> tuple[Pending, float]:
+    def _issue(self, group: Group) -> tuple[Pending, float]:
+        step = group[0]
         name = step.call.equation
         engine = self._engines.get(name)
         if engine is not None:
             self._check_states(step, engine)
-        values = {
+        values = [self._values(one, engine) for one in group]
+        started = time.perf_counter()
+        pending: Pending
+        if engine is None:
+            (single,) = values
+            pending = self._routers[name].start(single)
+            self.chosen[name] += np.bincount(single[CHOICE].ravel(), minlength=len(self.chosen[name]))
+        else:
+            session, feeds = engine.session, values[0]
+            if len(group) > 1:
+                session = self._batches[step.graph].session
+                feeds = {given: np.concatenate([v[given] for v in values]) for given in feeds}
+            pending = session.submit(feeds) if self._in_flight > 1 else Done(session.run(feeds))
+        if self._in_flight == 1:
+            self._time(group, started)
+        return pending, started
+
+    def _values(self, step: Step, engine: Engine | None) -> dict[str, Array]:
+        return {
             given: self._alive[element] if element is not None else self._zero(step.zeros[given])
             for given, element in step.reads.items()
             if engine is None or given not in engine.stateful
         }
-        started = time.perf_counter()
-        pending: Pending
-        if engine is None:
-            pending = self._routers[name].start(values)
-            self.chosen[name] += np.bincount(values[CHOICE].ravel(), minlength=len(self.chosen[name]))
-        elif self._in_flight > 1:
-            pending = engine.session.submit(values)
-        else:
-            pending = Done(engine.session.run(values))
-        if self._in_flight == 1:
-            self.seconds[name].append(time.perf_counter() - started)
-        return pending, started
 
-    def _finish(self, step: Step, pending: Pending, started: float) -> Iterator[Array]:
-        outputs = pending.result()
+    def _time(self, group: Group, started: float) -> None:
+        seconds = (time.perf_counter() - started) / len(group)
+        for step in group:
+            self.seconds[step.call.equation].append(seconds)
+
+    def _finish(self, group: Group, pending: Pending, started: float) -> Iterator[Array]:
+        together = pending.result()
         if self._in_flight > 1:
-            self.seconds[step.call.equation].append(time.perf_counter() - started)
-        for name, element in step.writes.items():
-            if element.stream in self._choices:
-                given = self._choices[element.stream][element.t]
-                self.flips[element.stream].append(int(np.count_nonzero(outputs[name] != given)))
-                outputs = {**outputs, name: given}
-        for name, element in step.writes.items():
-            self._alive[element] = outputs[name] if name in outputs else np.empty(0, np.float32)
+            self._time(group, started)
+        for k, step in enumerate(group):
+            outputs = together
+            if len(group) > 1:
+                outputs = {name: array[k : k + 1] for name, array in together.items()}
+            for name, element in step.writes.items():
+                if element.stream in self._choices:
+                    given = self._choices[element.stream][element.t]
+                    self.flips[element.stream].append(int(np.count_nonzero(outputs[name] != given)))
+                    outputs = {**outputs, name: given}
+            for name, element in step.writes.items():
+                self._alive[element] = outputs[name] if name in outputs else np.empty(0, np.float32)
         self._measure(())
-        yield from self._retire(step.emits, step.frees)
+        for step in group:
+            yield from self._retire(step.emits, step.frees)
 
     def _retire(self, emits: Iterable[Element], frees: Iterable[Element]) -> Iterator[Array]:
         outputs = deque(self._alive[element] for element in emits)
@@ -233,11 +290,12 @@ class Runner:
             self._zeros[shape, dtype] = np.zeros(shape, dtype)
         return self._zeros[shape, dtype]
 
-    def _measure(self, running: Iterable[tuple[Step, Pending, float]]) -> None:
+    def _measure(self, running: Iterable[tuple[Group, Pending, float]]) -> None:
         height, width = self.program.frame.padded
         coming = sum(
             self.program.streams[e.stream].nbytes(height, width)
-            for step, _, _ in running
+            for group, _, _ in running
+            for step in group
             for e in step.writes.values()
             if e not in self._alive
         )
