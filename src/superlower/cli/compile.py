@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast, get_type_hints
+from typing import Annotated
 
-import msgspec
 import typer
 
 from superlower import plugins
 from superlower.backends.base import BuildOptions
-from superlower.bundle.manifest import Manifest, PassRecord, QuantizationRecord
+from superlower.bundle.manifest import Manifest, QuantizationRecord
 from superlower.cli.cache import engine_cache
 from superlower.cli.common import (
     Atol,
@@ -37,6 +35,7 @@ from superlower.cli.common import (
     save_config,
 )
 from superlower.cli.matrix import Asked, compile_all, counts, report_of
+from superlower.cli.pass_options import check_owners, chosen_pass, quality_lines
 from superlower.cli.race import print_race
 from superlower.driver import compile as driver
 from superlower.driver.building import Job
@@ -49,9 +48,8 @@ from superlower.driver.many_builds import Builds
 from superlower.driver.quality import DEGRADATIONS
 from superlower.driver.quantization import BUDGET_DB, Calibration
 from superlower.driver.racing import AUTO, by_course, course_name
-from superlower.errors import BadInputError, unknown_name
+from superlower.errors import BadInputError
 from superlower.frontends import onnx_files
-from superlower.metrics.loss import ASSUMED_DB
 from superlower.metrics.psnr import Image
 from superlower.passes.base import Pass
 from superlower.passes.surgery import Surgery
@@ -189,7 +187,7 @@ def compile_(
         memory_bytes=parse_bytes(workspace) if workspace else 0,
         settings=parse_settings(settings),
     )
-    _check_owners(options.settings, before or ())
+    check_owners(options.settings, [*plugins.table("backend"), *(before or ())], "backend or --pass")
     chosen = [chosen_pass(name, options.settings) for name in before or ()]
     rewrites = [one for one in chosen if isinstance(one, ProgramPass)]
     extra = [one for one in chosen if isinstance(one, Pass)]
@@ -332,50 +330,3 @@ def print_quantization(variant: str, record: QuantizationRecord) -> None:
         f"{loss.after_db:.2f} dB, in {record.measured_on}); frame by frame {curve}",
         soft_wrap=True,
     )
-
-
-def quality_lines(records: Sequence[PassRecord]) -> list[str]:
-    """What each pass that costs quality cost, a line each."""
-    lines = []
-    for record in records:
-        if (loss := record.quality) is None:
-            continue
-        basis = (
-            f"{loss.before_db:.2f} -> {loss.after_db:.2f} dB against the ground truth"
-            if loss.before_db is not None and loss.after_db is not None
-            else f"an estimate, without a ground truth, for a model that scores {ASSUMED_DB:.0f} dB"
-        )
-        lines.append(
-            f"{record.name} costs {loss.db:.3f} dB of PSNR, {loss.worst_db:.3f} at the worst frame, of "
-            f"{loss.budget_db:g} allowed ({basis}; {loss.psnr_db:.1f} dB between before and after)"
-        )
-    return lines
-
-
-def _check_owners(settings: Mapping[str, str], passes: Sequence[str]) -> None:
-    """Every setting is some backend's or some asked-for pass's: a misspelt one would do nothing, silently."""
-    owners = {*plugins.table("backend"), *passes}
-    for key in settings:
-        owner, dot, _ = key.partition(".")
-        if not dot or owner not in owners:
-            raise unknown_name("backend or --pass of --set", owner, owners)
-
-
-def chosen_pass(name: str, settings: Mapping[str, str]) -> Pass | ProgramPass:
-    """A pass, of graphs or of programs, with the options that settings named NAME.OPTION give it."""
-    group = "program pass" if name in plugins.table("program pass") else "pass"
-    kind = cast("type[Pass] | type[ProgramPass]", plugins.load(group, name))
-    types = get_type_hints(kind)
-    known = {field.name: types[field.name] for field in fields(kind)}
-    given: dict[str, object] = {}
-    for key, value in settings.items():
-        owner, _, option = key.partition(".")
-        if owner != name:
-            continue
-        if option not in known:
-            raise unknown_name(f"option of pass {name}", option, known)
-        try:
-            given[option] = msgspec.convert(value, known[option], strict=False)
-        except msgspec.ValidationError as error:
-            raise BadInputError(f"--set {key}={value}: {error}") from None
-    return kind(**given)
