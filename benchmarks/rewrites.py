@@ -28,11 +28,11 @@ from superlower.cli.common import Bars, console, parse_size, print_table
 from superlower.driver.export import frontend
 from superlower.driver.flops import convolutions, graph_macs
 from superlower.driver.rewriting import frame_flops
+from superlower.driver.small_graphs import CHANNELS, SmallGraph
 from superlower.driver.speed import physical_cores, take_turns
 from superlower.errors import BadInputError, OutputsDifferError, SuperlowerError
 from superlower.frontends.base import ExportRequest
 from superlower.frontends.weights import fetch_weights
-from superlower.ir import IR_VERSION, OPSET, infer_shapes
 from superlower.passes.base import Pass
 from superlower.passes.conv_transpose_to_sub_pixel import ConvTransposeToSubPixel
 from superlower.passes.fold_batch_norm import ARITHMETIC, FoldBatchNorm
@@ -47,7 +47,6 @@ from superlower.targets.base import Precision
 from superlower.targets.catalog import target
 
 BACKENDS = ("onnxruntime", "openvino", "tvm")
-CHANNELS = 64
 
 TOLERANCE = 1e-3
 """Of the largest output, at least 1: the rewrites' budgets of 1e-4, and what kernels differ by."""
@@ -97,63 +96,17 @@ class Asked:
     threads: int
 
 
-class Graph:
-    """A graph under construction, over x [1, 64, height, width]."""
-
-    def __init__(self, height: int, width: int) -> None:
-        shape = ir.Shape([1, CHANNELS, height, width])
-        self.x = ir.Value(name="x", shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
-        self.nodes: list[ir.Node] = []
-        self.constants: list[ir.Value] = []
-        self.rng = np.random.default_rng(0)
-
-    def add(self, op: str, *inputs: ir.Value | None, **attributes: object) -> ir.Value:
-        """A node."""
-        node = ir.node(op, inputs, attributes, name=f"{op}_{len(self.nodes)}")
-        node.outputs[0].name = f"{node.name}_out"
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def constant(self, array: object) -> ir.Value:
-        """An fp32 initializer."""
-        name = f"c{len(self.constants)}"
-        self.constants.append(ir.Value(name=name, const_value=ir.tensor(np.float32(array), name=name)))
-        return self.constants[-1]
-
-    def weight(self, *shape: int) -> ir.Value:
-        """Seeded weights."""
-        return self.constant(self.rng.standard_normal(shape) / np.sqrt(CHANNELS * 9))
-
-    def norm(self, x: ir.Value) -> ir.Value:
-        """A batch norm."""
-        arrays = [self.rng.uniform(0.5, 2, CHANNELS) for _ in range(4)]
-        return self.add("BatchNormalization", x, *map(self.constant, arrays))
-
-    def model(self, output: ir.Value) -> ir.Model:
-        """The model, typed."""
-        output.name, output.type = "out", ir.TensorType(ir.DataType.FLOAT)
-        graph = ir.Graph(
-            [self.x],
-            [output],
-            nodes=self.nodes,
-            initializers=self.constants,
-            opset_imports={"": OPSET},
-            name="case",
-        )
-        return infer_shapes(ir.Model(graph, ir_version=IR_VERSION))
-
-
-def _conv_norm(g: Graph) -> ir.Value:
+def _conv_norm(g: SmallGraph) -> ir.Value:
     convolved = g.add("Conv", g.x, g.weight(CHANNELS, CHANNELS, 3, 3), pads=[1] * 4)
     return g.add("Relu", g.norm(convolved))
 
 
-def _norm_alone(g: Graph) -> ir.Value:
+def _norm_alone(g: SmallGraph) -> ir.Value:
     return g.add("Conv", g.add("Relu", g.norm(g.add("Abs", g.x))), g.weight(8, CHANNELS, 1, 1))
 
 
-def _transposed(kernel: int, further: int) -> Callable[[Graph], ir.Value]:
-    def build(g: Graph) -> ir.Value:
+def _transposed(kernel: int, further: int) -> Callable[[SmallGraph], ir.Value]:
+    def build(g: SmallGraph) -> ir.Value:
         weight = g.weight(CHANNELS, CHANNELS, kernel, kernel)
         more = {"pads": [1] * 4, "output_padding": [further] * 2}
         return g.add("ConvTranspose", g.x, weight, strides=[2, 2], **more)
@@ -161,12 +114,12 @@ def _transposed(kernel: int, further: int) -> Callable[[Graph], ir.Value]:
     return build
 
 
-def _resized(g: Graph) -> ir.Value:
+def _resized(g: SmallGraph) -> ir.Value:
     large = g.add("Resize", g.x, None, g.constant([1, 1, 2, 2]), mode="nearest")
     return g.add("Conv", large, g.weight(CHANNELS, CHANNELS, 3, 3), pads=[1] * 4)
 
 
-CASES: Mapping[str, tuple[Callable[[Graph], ir.Value], Pass]] = {
+CASES: Mapping[str, tuple[Callable[[SmallGraph], ir.Value], Pass]] = {
     "batch norm after a convolution": (_conv_norm, FoldBatchNorm()),
     "batch norm alone, as a 1x1 convolution": (_norm_alone, FoldBatchNorm()),
     "batch norm alone, as Mul and Add": (_norm_alone, FoldBatchNorm(alone=ARITHMETIC)),
@@ -226,7 +179,7 @@ NETWORKS: Mapping[str, Network] = {
 def measure_graph(case: str, sdk_name: str, asked: Asked, folder: Path) -> Row:
     """One rewrite on one backend."""
     build, one = CASES[case]
-    g = Graph(*asked.size)
+    g = SmallGraph(*asked.size)
     before = g.model(build(g))
     after, _ = apply(before, [one])
     feeds = {"x": np.random.default_rng(1).standard_normal((1, CHANNELS, *asked.size)).astype(np.float32)}

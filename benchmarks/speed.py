@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 
 from common import Built, build, fail, machine, start_with_threads, write
-from products import products
 from profiled import CONVOLUTION, ProfiledClip, ProfiledLap
 
 from superlower.cli.common import Bars, console, parse_size, print_table
 from superlower.driver.flops import clip_macs
+from superlower.driver.products import products
 from superlower.driver.progress import Progress
 from superlower.driver.speed import (
     Lap,

@@ -20,7 +20,7 @@ pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'super
 pytest.importorskip("openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'")
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-MODULES = ("common", "products", "profiled", "speed", "chunking", "rewrites")
+MODULES = ("common", "profiled", "speed", "chunking", "rewrites")
 
 
 @pytest.fixture
@@ -30,28 +30,6 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     yield importlib.import_module
     for name in MODULES:
         sys.modules.pop(name, None)
-
-
-def test_bf16_is_told_from_fp32(load) -> None:
-    products: ModuleType = load("products")
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((512, 512), np.float32) for _ in range(2))
-
-    def bf16(x: np.ndarray) -> np.ndarray:
-        return ((x.view(np.uint32) + 0x8000) & 0xFFFF0000).view(np.float32)
-
-    products.check("fp32", a, b, a @ b)
-    with pytest.raises(OutputsDifferError, match="not computed in fp32"):
-        products.check("bf16", a, b, bf16(a) @ bf16(b))
-    with pytest.raises(OutputsDifferError):
-        products.check("nan", a, b, np.full_like(a, np.nan))
-
-
-@pytest.mark.parametrize("library", ["torch.mm", "numpy @", "OpenVINO MatMul"])
-def test_every_library_multiplies(load, library: str) -> None:
-    products: ModuleType = load("products")
-    assert products.LIBRARIES.keys() == {"torch.mm", "numpy @", "OpenVINO MatMul"}
-    assert products.Product(library, 32, 48, 64).ready()() > 0
 
 
 def test_throughput_is_taken_round_by_round(load) -> None:

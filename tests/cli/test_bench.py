@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from math import inf
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -37,7 +39,8 @@ PYTORCH = ("--pytorch", "random:0", "--set", "blocks=1")
 
 class TestSpeed:
     def test_pytorch_and_every_engine(self, bundle: Path) -> None:
-        outcome = superlower("bench", "speed", bundle, *PYTORCH, "--frames", 2, "--rounds", 2, "--json")
+        asked = ("--frames", 2, "--rounds", 2, "--quick", "--json")
+        outcome = superlower("bench", "speed", bundle, *PYTORCH, *asked)
         assert outcome.code == 0, outcome.stderr
         found = outcome.json
         assert found["machine"] == target("cpu").title
@@ -65,7 +68,7 @@ class TestSpeed:
 
     def test_tables_name_machine_threads_and_equations(self, bundle: Path) -> None:
         outcome = superlower(
-            "bench", "speed", bundle, "-b", "openvino", *PYTORCH, "--frames", 2, "--rounds", 1
+            "bench", "speed", bundle, "-b", "openvino", *PYTORCH, "--frames", 2, "--rounds", 1, "--quick"
         )
         assert outcome.code == 0, outcome.stderr
         assert outcome.stdout == ""
@@ -76,15 +79,71 @@ class TestSpeed:
         assert "onnxruntime" not in text
 
     def test_without_pytorch_engines_are_compared_with_the_first(self, bundle: Path) -> None:
-        outcome = superlower("bench", "speed", bundle, "--frames", 2, "--rounds", 1, "--json")
+        outcome = superlower("bench", "speed", bundle, "--frames", 2, "--rounds", 1, "--quick", "--json")
         first, second = outcome.json["results"]
         assert (first["name"], first["ratio"]) == ("onnxruntime-cpu-fp32", 1)
         assert second["name"] == "openvino-cpu-fp32"
 
     def test_a_longer_clip_than_the_golden_one(self, upscaler_bundle: Path) -> None:
-        outcome = superlower("bench", "speed", upscaler_bundle, "--frames", 7, "--rounds", 1, "--json")
-        (row,) = outcome.json["results"]
+        asked = ("--frames", 7, "--rounds", 1, "--quick", "--json")
+        (row,) = superlower("bench", "speed", upscaler_bundle, *asked).json["results"]
         assert [time["calls"] for time in row["equations"].values()] == [7]
+
+    def test_first_frame_memory_peak_and_files(
+        self, upscaler_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("superlower.driver.products.SQUARES", (64,))
+        asked = ("--frames", 2, "--rounds", 2, "-o", tmp_path / "out", "--plot", tmp_path / "plot.svg")
+        outcome = superlower("bench", "speed", upscaler_bundle, *asked, "--json")
+        assert outcome.code == 0, outcome.stderr
+        found = outcome.json
+        (row,) = found["results"]
+        assert row["fresh"]["load_ms"] > 0
+        assert row["fresh"]["first_ms"] > 0
+        # A process with NumPy and ONNX Runtime in it: tens of megabytes, and not as much as a machine has.
+        assert 3e7 < row["fresh"]["peak_bytes"] < 2e9
+        (peak,) = found["peaks"]
+        assert (peak["precision"], len(peak["rounds"])) == ("fp32", 2)
+        gflops = [found["gflop"] * 1000 / ms for ms in row["rounds_ms"]]
+        shares = [rate / top for rate, top in zip(gflops, peak["rounds"], strict=True)]
+        assert row["whole_gflops_s"] == pytest.approx(np.median(gflops))
+        assert row["of_peak"] == pytest.approx(np.median(shares))
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["speed.json", "speed.md"]
+        assert json.loads((tmp_path / "out" / "speed.json").read_text()) == found
+        page = (tmp_path / "out" / "speed.md").read_text()
+        assert "| onnxruntime-cpu-fp32 |" in page
+        assert target("cpu").title in page
+        ElementTree.parse(tmp_path / "plot.svg")
+
+    @pytest.mark.slow
+    def test_all_rivals(self, bundle: Path) -> None:
+        asked = ("--against", "all", "--frames", 2, "--rounds", 1, "-b", "openvino", "--json")
+        found = superlower("bench", "speed", bundle, *PYTORCH, *asked).json
+        assert found["absent"] == []
+        assert [row["name"] for row in found["results"]] == [
+            "PyTorch eager fp32",
+            "torch.compile fp32",
+            "ONNX Runtime, as exported",
+            "OpenVINO, as exported",
+            "openvino-cpu-fp32",
+        ]
+
+    def test_rivals_need_weights_and_a_known_name(self, upscaler_bundle: Path) -> None:
+        outcome = superlower("bench", "speed", upscaler_bundle, "--against", "compile")
+        assert outcome.code == 2
+        assert "--pytorch" in outcome.error
+        outcome = superlower(
+            "bench", "speed", upscaler_bundle, "--against", "compil", "--pytorch", "random:0"
+        )
+        assert outcome.code == 2
+        assert "unknown contender 'compil': did you mean compile" in outcome.error
+
+    def test_a_file_that_cant_be_written_is_refused_first(
+        self, upscaler_bundle: Path, tmp_path: Path
+    ) -> None:
+        outcome = superlower("bench", "speed", upscaler_bundle, "--markdown", tmp_path)
+        assert outcome.code == 2
+        assert "it is a folder" in outcome.error
 
     def test_a_backend_that_isnt_in_the_bundle(self, upscaler_bundle: Path) -> None:
         outcome = superlower("bench", "speed", upscaler_bundle, "-b", "openvno")

@@ -23,7 +23,6 @@ from typer.core import TyperGroup
 import superlower
 from superlower.cli import (
     bench,
-    cache,
     check,
     compile,
     coverage,
@@ -76,7 +75,6 @@ for verb in (
     upscale,
     inspect,
     doctor,
-    cache,
     demo,
     models,
     lists,
@@ -117,10 +115,7 @@ def options(
         for name in found.keys() - known:
             unknown = unknown_name(f"option of {ctx.invoked_subcommand}", name, known)
             raise BadInputError(f"config file {config}: {unknown}")
-        # An argument that takes several was written as one by a compile of one.
-        several = {option.name for option in verb.params if option.nargs == -1}
-        lists = {n: [found[n]] for n in several & found.keys() if not isinstance(found[n], list)}
-        ctx.default_map = {ctx.invoked_subcommand: found | lists}
+        ctx.default_map = {ctx.invoked_subcommand: found}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

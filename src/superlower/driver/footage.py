@@ -32,13 +32,13 @@ class Footage:
     source: str
 
 
-def read_footage(path: Path, frame: Frame, count: int, degradation: str = "bi") -> Footage:
+def read_footage(path: Path, frame: Frame, count: int | None, degradation: str = "bi") -> Footage:
     """The middle of a clip's first frames as ground truth, and degraded as the model's input.
 
     Args:
         path: video or folder of PNG frames, at least scale times the model's frame.
         frame: the contract.
-        count: how many frames.
+        count: how many frames; None for all.
         degradation: a name in `superlower.driver.quality.DEGRADATIONS`.
 
     Raises:
@@ -59,11 +59,13 @@ def read_footage(path: Path, frame: Frame, count: int, degradation: str = "bi") 
             truth.append(picture.rgb[top : top + height, left : left + width].astype(np.uint8))
             if len(truth) == count:
                 break
-    if len(truth) < count:
+    if count is not None and len(truth) < count:
         raise BadInputError(f"ground truth {path} has {len(truth)} frames, {count} are needed")
     frames = tuple(to_tensor(small, frame) for small in shrink(truth, frame, degradation))
     cut = ", centre crop" if top or left else ""
-    return Footage(tuple(truth), frames, f"{path.name}, first {count} frames{cut}, degraded by {degradation}")
+    return Footage(
+        tuple(truth), frames, f"{path.name}, first {len(truth)} frames{cut}, degraded by {degradation}"
+    )
 
 
 def golden_of(model: TemporalModel, footage: Footage) -> GoldenClip:

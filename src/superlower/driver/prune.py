@@ -63,7 +63,6 @@ def run(
         {
             "model": model,
             "weights": fetched.source,
-            "options": dict(options or {}),
             "seed": seed,
             **asdict(cut),
             **asdict(tuning),

@@ -159,15 +159,21 @@ def race(
 
 
 def rows(
-    contenders: Mapping[str, Contender], laps: Mapping[str, Sequence[Lap]], frames: int
+    contenders: Mapping[str, Contender],
+    laps: Mapping[str, Sequence[Lap]],
+    frames: int | Mapping[str, int],
 ) -> list[SpeedRow]:
-    """A row for each contender, from its laps of `frames` frames; ratios are to the first, round by round."""
-    first = [lap.seconds for lap in laps[next(iter(contenders))]]
-    found = []
+    """A row for each contender, from its laps; ratios are to the first's time a frame, round by round.
+
+    Args:
+        frames: of a lap, if need be by contender.
+    """
+    found: list[SpeedRow] = []
     for name, contender in contenders.items():
-        seconds = [lap.seconds for lap in laps[name]]
-        rounds_ms = tuple(1000 * s / frames for s in seconds)
-        ratios = tuple(base / own for base, own in zip(first, seconds, strict=True))
+        count = frames if isinstance(frames, int) else frames[name]
+        rounds_ms = tuple(1000 * lap.seconds / count for lap in laps[name])
+        first = found[0].rounds_ms if found else rounds_ms
+        ratios = tuple(base / own for base, own in zip(first, rounds_ms, strict=True))
         found.append(
             SpeedRow(
                 name=name,
@@ -209,8 +215,7 @@ def contenders(
     with ExitStack() as stack:
         ready: dict[str, Contender] = {}
         if reference is not None:
-            asked = {count for count in threads.values() if count is not None}
-            count = asked.pop() if len(asked) == 1 else physical_cores()
+            count = like_engines(variants)
             stack.enter_context(pytorch_threads(count))
             ready[PYTORCH] = Contender(lambda: reference(frames), count)
         for variant in variants:
@@ -234,6 +239,12 @@ def engine_threads(variant: Variant) -> int | None:
     if target(variant.target).kind != "cpu":
         return None
     return max(engine.threads for engine in variant.engines.values()) or physical_cores()
+
+
+def like_engines(variants: Sequence[Variant]) -> int:
+    """Threads for PyTorch beside variants: as theirs, or one a physical core where theirs differ."""
+    asked = {count for variant in variants if (count := engine_threads(variant)) is not None}
+    return asked.pop() if len(asked) == 1 else physical_cores()
 
 
 @contextmanager
