@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from superlower.program import files
 from superlower.program.model import Edge
 from superlower.rewrites.hoist_frames import HoistFrames
 from support.command import superlower
+from support.pyramids import FlowPyramid
 from support.windows import WindowBuilder, window
 
 
@@ -41,6 +43,35 @@ def test_explained_with_what_it_gains(folder: Path) -> None:
     shown = superlower("passes", "--explain", folder, "--pass", "hoist-frames").stderr.replace("\n", " ")
     assert "window hoist-frames: of_frame: once a frame from frame[t]" in shown
     assert "0.0001382 -> 7.373e-05 GFLOP" in shown
+
+
+def test_explained_with_options_and_what_quality_it_costs(tmp_path: Path) -> None:
+    files.save_model(FlowPyramid().model(), tmp_path / "pyramid")
+    asked = ("--pass", "truncate-flow-levels", "--set", "truncate-flow-levels.levels=2")
+    given = (*asked, "--set", "truncate-flow-levels.budget_db=99")
+    outcome = superlower("passes", "--explain", tmp_path / "pyramid", *given)
+    assert outcome.code == 0, outcome.stderr
+    shown = " ".join(outcome.stderr.split())
+    assert "truncate-flow-levels: levels=2 budget_db=99.0" in shown
+    assert re.search(r"truncate-flow-levels costs \d+\.\d{3} dB of PSNR, .* of 99 allowed", shown)
+    over = superlower("passes", "--explain", tmp_path / "pyramid", *asked)
+    assert over.code == 4
+    assert "over its budget of 0.1" in over.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("hoist-frames.sum=yes", "unknown option of pass hoist-frames 'sum': did you mean sums?"),
+        ("hoist-frame.sums=yes", "unknown --pass of --set 'hoist-frame': did you mean hoist-frames?"),
+        ("openvino.NUM_STREAMS=1", "unknown --pass of --set 'openvino'"),
+        ("hoist-frames.sums=perhaps", "--set hoist-frames.sums=perhaps: Expected `bool`"),
+    ],
+)
+def test_settings_that_nothing_takes(folder: Path, setting: str, message: str) -> None:
+    outcome = superlower("passes", "--explain", folder, "--pass", "hoist-frames", "--set", setting)
+    assert outcome.code == 2
+    assert message in outcome.stderr.replace("\n", " ")
 
 
 def test_compiled(folder: Path, tmp_path: Path) -> None:

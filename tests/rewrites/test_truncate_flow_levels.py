@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from superlower.errors import BadInputError
+from superlower.program import files
 from superlower.rewrites.reuse_coarse_flow import ReuseCoarseFlow
 from superlower.rewrites.truncate_flow_levels import TruncateFlowLevels
 from support.pyramids import FLOW_SPELLINGS, FlowPyramid
@@ -43,13 +45,27 @@ def test_the_model_given_is_left_as_it_is() -> None:
     assert len(list(model.graphs["step"].graph)) == before
 
 
-def test_run_again_it_takes_the_next_level() -> None:
+@pytest.mark.parametrize("spelling", FLOW_SPELLINGS.values(), ids=FLOW_SPELLINGS)
+def test_run_again_it_changes_nothing(spelling: FlowPyramid, tmp_path: Path) -> None:
+    once = TruncateFlowLevels().run(spelling.model())
+    files.save_model(once.model, tmp_path / "once")
+    for model in (once.model, files.load_model(tmp_path / "once")):
+        again = TruncateFlowLevels().run(model)
+        assert again.model is model
+        assert again.applied.rewritten == again.applied.refused == ()
+
+
+def test_what_was_left_out_counts_among_the_levels() -> None:
     once = TruncateFlowLevels().run(FlowPyramid().model()).model
-    twice = TruncateFlowLevels().run(once)
-    assert twice.applied.changed
-    again = TruncateFlowLevels().run(twice.model)
-    assert not again.applied.changed
-    assert again.model is twice.model
+    one_more = TruncateFlowLevels(levels=2).run(once)
+    assert len(one_more.applied.rewritten) == 1
+    at_once = TruncateFlowLevels(levels=2).run(FlowPyramid().model())
+    frames = clip(2)
+    for a, b in zip(run(one_more.model, frames)[0], run(at_once.model, frames)[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not TruncateFlowLevels(levels=2).run(one_more.model).applied.changed
+    (refused,) = TruncateFlowLevels(levels=3).run(once).applied.refused
+    assert refused.detail == "levels=3: it has 2"
 
 
 @pytest.mark.parametrize(

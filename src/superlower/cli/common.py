@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from math import isfinite
 from pathlib import Path
@@ -264,13 +264,15 @@ def parse_targets(names: Iterable[str]) -> list[Target]:
     return [target(name) for name in dict.fromkeys(names)]
 
 
+def config_lines(ctx: typer.Context, leave_out: Container[str] = ("config",)) -> list[str]:
+    """The options in force as `--config` reads them, a line each."""
+    found = ((name, _toml(value)) for name, value in sorted(ctx.params.items()) if name not in leave_out)
+    return [f"{name} = {text}\n" for name, text in found if text is not None]
+
+
 def save_config(ctx: typer.Context, output: Path) -> None:
     """Write the options in force beside the output, as `--config` reads them."""
-    lines = ["# Options in force; run again with --config on this file.\n"]
-    for name, value in sorted(ctx.params.items()):
-        text = _toml(value)
-        if text is not None and name != "config":
-            lines.append(f"{name} = {text}\n")
+    lines = ["# Options in force; run again with --config on this file.\n", *config_lines(ctx)]
     output = output.absolute()
     beside = output.with_name(f"{output.name}.config.toml")
     aside = beside.with_name(f".{beside.name}.partial-{secrets.token_hex(4)}")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast, get_type_hints
+from typing import Annotated
 
-import msgspec
 import typer
 
 from superlower import plugins
 from superlower.backends.base import BuildOptions
-from superlower.bundle.manifest import Manifest, PassRecord, QuantizationRecord
+from superlower.bundle.manifest import Manifest, QuantizationRecord
+from superlower.cli.cache import engine_cache
 from superlower.cli.common import (
     Atol,
     Bars,
     BudgetDb,
     DryRun,
     JsonFlag,
-    OutputPath,
     PrecisionNames,
     RacedBackendNames,
     Seed,
@@ -36,21 +34,28 @@ from superlower.cli.common import (
     print_table,
     save_config,
 )
+from superlower.cli.matrix import Asked, compile_all, counts, report_of
+from superlower.cli.pass_options import check_owners, chosen_pass, quality_lines
 from superlower.cli.race import print_race
 from superlower.driver import compile as driver
 from superlower.driver.building import Job
 from superlower.driver.calibrate import CALIBRATION_FRAMES, calibration_footage
+from superlower.driver.compile import Compiled
+from superlower.driver.engine_cache import EngineCache
 from superlower.driver.export import GOLDEN_FRAMES, MIN_RECURRENT_FRAMES, golden_for
 from superlower.driver.footage import golden_with_truth
+from superlower.driver.many_builds import Builds
 from superlower.driver.quality import DEGRADATIONS
 from superlower.driver.quantization import BUDGET_DB, Calibration
 from superlower.driver.racing import AUTO, by_course, course_name
-from superlower.errors import BadInputError, unknown_name
+from superlower.errors import BadInputError
 from superlower.frontends import onnx_files
-from superlower.metrics.loss import ASSUMED_DB
 from superlower.metrics.psnr import Image
 from superlower.passes.base import Pass
 from superlower.passes.surgery import Surgery
+from superlower.program.model import Frame
+from superlower.report.html import require_writable
+from superlower.report.matrix import write
 from superlower.rewrites.base import ProgramPass
 from superlower.targets.base import Precision
 
@@ -62,8 +67,14 @@ def register(app: typer.Typer) -> None:
 
 def compile_(
     ctx: typer.Context,
-    model: Annotated[Path, typer.Argument(help="Program folder (from `export`) or .onnx file.")],
-    output: OutputPath,
+    model: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="Program folder (from `export`) or .onnx file; or several."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="The bundle; of several models, a folder with a bundle each."),
+    ],
     targets: TargetNames,
     backend_names: RacedBackendNames = None,
     precisions: PrecisionNames = None,
@@ -128,29 +139,47 @@ def compile_(
     ] = None,
     atol: Atol = None,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out builds that fail.")] = False,
+    at_once: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Builds at a time.")] = 1,
+    cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Take engines from the cache, and keep new ones there (see `cache`). Default: with several "
+            "models or --jobs.",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the report of several models to this page, too.")
+    ] = None,
     seed: Seed = 0,
     dry_run: DryRun = False,
     json: JsonFlag = False,
 ) -> None:
-    """Run the passes on MODEL, build it for every target by every backend, and cross-check the engines."""
-    if mode not in ("latency", "throughput"):
-        raise BadInputError(f"--mode {mode}: write latency or throughput")
-    if clip is not None and truth is not None:
-        raise BadInputError("--clip and --truth both make golden frames: give one")
-    if state not in ("host", "engine"):
-        raise BadInputError(f"--state {state}: write host or engine")
+    """Run the passes on MODEL, build it for every target by every backend, and cross-check the engines.
+
+    Of several models each becomes a bundle in the output folder. Those that are there already, made of the
+    same files with the same options and versions, are left as they are: a stopped command goes on.
+    """
     racing = AUTO in (backend_names or ())
-    if racing and backend_names != [AUTO]:
-        raise BadInputError(f"--backend {AUTO} races every backend: name no other beside it")
-    named = () if racing else backend_names or ()
-    jobs = driver.plan_jobs(parse_targets(targets), parse_precisions(precisions), named)
-    quantizes = any(job.precision is Precision.INT8 for job in jobs)
-    if quantizes and calibrate is None:
-        raise BadInputError("--precision int8 is calibrated on video: give a clip with --calibrate")
-    if calibrate is not None and not quantizes:
-        raise BadInputError("--calibrate is for --precision int8: ask for that too, or leave it out")
+    _refuse(mode, state, clip, truth, backend_names or ())
+    jobs = driver.plan_jobs(
+        parse_targets(targets), parse_precisions(precisions), () if racing else backend_names or ()
+    )
+    _refuse_calibration(jobs, calibrate)
+    if html is not None:
+        require_writable(html)
+    cached = cache if cache is not None else at_once > 1 or len(model) > 1
+    if len(model) > 1:
+        inputs = [path for path in (clip, truth, calibrate) if path is not None]
+        inputs += [Path(script.rpartition(":")[0]) for script in surgery or ()]
+        where = parse_targets(targets)
+        compile_all(
+            ctx, Asked(model, output, where, inputs, at_once, cached, keep_going, html, json, dry_run)
+        )
+        return
+    (path,) = model
     height, width = parse_size(size) if size else (None, None)
-    loaded = onnx_files.load(model, height=height, width=width)
+    loaded = onnx_files.load(path, height=height, width=width)
     options = BuildOptions(
         mode=mode,
         threads=threads,
@@ -158,7 +187,7 @@ def compile_(
         memory_bytes=parse_bytes(workspace) if workspace else 0,
         settings=parse_settings(settings),
     )
-    _check_owners(options.settings, before or ())
+    check_owners(options.settings, [*plugins.table("backend"), *(before or ())], "backend or --pass")
     chosen = [chosen_pass(name, options.settings) for name in before or ()]
     rewrites = [one for one in chosen if isinstance(one, ProgramPass)]
     extra = [one for one in chosen if isinstance(one, Pass)]
@@ -166,18 +195,14 @@ def compile_(
     if dry_run:
         _would(output, jobs, list(loaded.graphs), racing, json)
         return
+    builds = Builds(at_once, engine_cache() if cached else None)
     with Bars() as bars:
         bars.stage("golden clip")
         known: tuple[Image, ...] = ()
         if truth is not None:
             golden, known = golden_with_truth(loaded, truth, frames, degradation)
         else:
-            golden = golden_for(loaded, model if model.is_dir() else None, clip, frames, seed)
-        calibration = None
-        if calibrate is not None:
-            bars.stage("calibration clip")
-            footage = calibration_footage(calibrate, loaded.program.frame, degradation)
-            calibration = Calibration(footage, budget_db)
+            golden = golden_for(loaded, path if path.is_dir() else None, clip, frames, seed)
         result = driver.compile_bundle(
             loaded,
             jobs,
@@ -188,21 +213,64 @@ def compile_(
             extra=extra,
             rewrites=rewrites,
             truth=known,
-            calibration=calibration,
+            calibration=_calibration(calibrate, loaded.program.frame, degradation, budget_db, bars),
             atol=atol,
             keep_going=keep_going,
+            builds=builds,
             racing=racing,
             progress=bars,
         )
+    ctx.params["model"] = str(path)
     save_config(ctx, output)
-    if json:
-        failures = {f.job: str(f.error) for f in result.failures}
-        print_json({"output": output, "variants": result.bundle.manifest.variants, "failures": failures})
-    print_manifest(output, result.bundle.manifest)
+    _show(output, result, builds.cache, html, json)
     if result.failures:
-        for failure in result.failures:
-            console.print(f"left out {failure.job}: {failure.error}", style="red")
         raise result.failures[0].error
+
+
+def _refuse(
+    mode: str, state: str, clip: Path | None, truth: Path | None, backend_names: Sequence[str]
+) -> None:
+    """Refuse options that say nothing, or two things."""
+    if mode not in ("latency", "throughput"):
+        raise BadInputError(f"--mode {mode}: write latency or throughput")
+    if clip is not None and truth is not None:
+        raise BadInputError("--clip and --truth both make golden frames: give one")
+    if state not in ("host", "engine"):
+        raise BadInputError(f"--state {state}: write host or engine")
+    if AUTO in backend_names and len(backend_names) > 1:
+        raise BadInputError(f"--backend {AUTO} races every backend: name no other beside it")
+
+
+def _refuse_calibration(jobs: Sequence[Job], calibrate: Path | None) -> None:
+    quantizes = any(job.precision is Precision.INT8 for job in jobs)
+    if quantizes and calibrate is None:
+        raise BadInputError("--precision int8 is calibrated on video: give a clip with --calibrate")
+    if calibrate is not None and not quantizes:
+        raise BadInputError("--calibrate is for --precision int8: ask for that too, or leave it out")
+
+
+def _show(output: Path, result: Compiled, cache: EngineCache | None, html: Path | None, json: bool) -> None:
+    manifest = result.bundle.manifest
+    failures = {f.job: str(f.error) for f in result.failures}
+    if html is not None:
+        write(report_of(output, manifest, failures, cache), html)
+    if json:
+        document = {"output": output, "variants": manifest.variants, "failures": failures}
+        print_json(document if cache is None else document | {"cache": counts(cache)})
+    print_manifest(output, manifest)
+    if cache is not None:
+        console.print(f"{cache.built} engines built, {cache.hits} from the cache")
+    for failure in result.failures:
+        console.print(f"left out {failure.job}: {failure.error}", style="red")
+
+
+def _calibration(
+    clip: Path | None, frame: Frame, degradation: str, budget_db: float, bars: Bars
+) -> Calibration | None:
+    if clip is None:
+        return None
+    bars.stage("calibration clip")
+    return Calibration(calibration_footage(clip, frame, degradation), budget_db)
 
 
 def _would(output: Path, jobs: Sequence[Job], graphs: Sequence[str], racing: bool, json: bool) -> None:
@@ -262,50 +330,3 @@ def print_quantization(variant: str, record: QuantizationRecord) -> None:
         f"{loss.after_db:.2f} dB, in {record.measured_on}); frame by frame {curve}",
         soft_wrap=True,
     )
-
-
-def quality_lines(records: Sequence[PassRecord]) -> list[str]:
-    """What each pass that costs quality cost, a line each."""
-    lines = []
-    for record in records:
-        if (loss := record.quality) is None:
-            continue
-        basis = (
-            f"{loss.before_db:.2f} -> {loss.after_db:.2f} dB against the ground truth"
-            if loss.before_db is not None and loss.after_db is not None
-            else f"an estimate, without a ground truth, for a model that scores {ASSUMED_DB:.0f} dB"
-        )
-        lines.append(
-            f"{record.name} costs {loss.db:.3f} dB of PSNR, {loss.worst_db:.3f} at the worst frame, of "
-            f"{loss.budget_db:g} allowed ({basis}; {loss.psnr_db:.1f} dB between before and after)"
-        )
-    return lines
-
-
-def _check_owners(settings: Mapping[str, str], passes: Sequence[str]) -> None:
-    """Every setting is some backend's or some asked-for pass's: a misspelt one would do nothing, silently."""
-    owners = {*plugins.table("backend"), *passes}
-    for key in settings:
-        owner, dot, _ = key.partition(".")
-        if not dot or owner not in owners:
-            raise unknown_name("backend or --pass of --set", owner, owners)
-
-
-def chosen_pass(name: str, settings: Mapping[str, str]) -> Pass | ProgramPass:
-    """A pass, of graphs or of programs, with the options that settings named NAME.OPTION give it."""
-    group = "program pass" if name in plugins.table("program pass") else "pass"
-    kind = cast("type[Pass] | type[ProgramPass]", plugins.load(group, name))
-    types = get_type_hints(kind)
-    known = {field.name: types[field.name] for field in fields(kind)}
-    given: dict[str, object] = {}
-    for key, value in settings.items():
-        owner, _, option = key.partition(".")
-        if owner != name:
-            continue
-        if option not in known:
-            raise unknown_name(f"option of pass {name}", option, known)
-        try:
-            given[option] = msgspec.convert(value, known[option], strict=False)
-        except msgspec.ValidationError as error:
-            raise BadInputError(f"--set {key}={value}: {error}") from None
-    return kind(**given)

@@ -17,6 +17,7 @@ from superlower.backends.base import Backend
 from superlower.backends.registry import backend, backends
 from superlower.backends.tensorrt.cuda import Driver
 from superlower.backends.tvm.cuda import find_compiler
+from superlower.cli.cache import cache_line
 from superlower.cli.common import BackendNames, Bars, JsonFlag, console, print_json, print_table
 from superlower.doctor.examine import concerns
 from superlower.doctor.fits import (
@@ -157,6 +158,7 @@ def _facts(chosen: Sequence[Backend]) -> Iterator[tuple[str, str]]:
     cache = default_cache()
     near = next(p for p in (cache, *cache.parents) if p.exists())
     yield "cache", f"{cache} ({shutil.disk_usage(near).free / 1e9:.0f} GB free)"
+    yield "engines in it", cache_line()
     here = installed()
     for name in (*ESSENTIAL, "torch"):
         extra = f"'superlower[{name}]'" if name == "torch" else "--force-reinstall superlower"

@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 import superlower
 from superlower.cli import (
     bench,
+    cache,
     check,
     compile,
     coverage,
@@ -75,6 +76,7 @@ for verb in (
     upscale,
     inspect,
     doctor,
+    cache,
     demo,
     models,
     lists,
@@ -115,7 +117,10 @@ def options(
         for name in found.keys() - known:
             unknown = unknown_name(f"option of {ctx.invoked_subcommand}", name, known)
             raise BadInputError(f"config file {config}: {unknown}")
-        ctx.default_map = {ctx.invoked_subcommand: found}
+        # An argument that takes several was written as one by a compile of one.
+        several = {option.name for option in verb.params if option.nargs == -1}
+        lists = {n: [found[n]] for n in several & found.keys() if not isinstance(found[n], list)}
+        ctx.default_map = {ctx.invoked_subcommand: found | lists}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

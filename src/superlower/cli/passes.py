@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -9,7 +10,18 @@ import typer
 
 from superlower import plugins
 from superlower.bundle.golden import moving_texture
-from superlower.cli.common import Bars, JsonFlag, Seed, console, parse_size, print_json, print_table
+from superlower.bundle.manifest import PassRecord
+from superlower.cli.common import (
+    Bars,
+    JsonFlag,
+    Seed,
+    console,
+    parse_settings,
+    parse_size,
+    print_json,
+    print_table,
+)
+from superlower.cli.pass_options import check_owners, chosen_pass, quality_lines
 from superlower.driver.records import record_of
 from superlower.driver.reference import validation_feeds
 from superlower.driver.rewriting import measure
@@ -39,6 +51,10 @@ def passes(
             "--pass", help="With --explain: a program pass (hoist-frames) to run first, timed; repeatable."
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="PASS.OPTION=VALUE of a --pass; repeatable."),
+    ] = None,
     seed: Seed = 0,
     json: JsonFlag = False,
 ) -> None:
@@ -48,7 +64,9 @@ def passes(
         return
     height, width = parse_size(size) if size else (None, None)
     model = onnx_files.load(explain, height=height, width=width)
-    rewrites = [_program_pass(name) for name in programs or ()]
+    given = parse_settings(settings)
+    check_owners(given, programs or (), "--pass")
+    rewrites = [_program_pass(name, given) for name in programs or ()]
     records = []
     gain = None
     with Bars() as bars:
@@ -79,7 +97,7 @@ def passes(
                 f"{sum(r.nodes_before.values())} -> {sum(r.nodes_after.values())}",
                 len(r.rewritten),
                 len(r.refused),
-                f"{r.measured:.2g}",
+                f"{r.quality.db:.3f} dB" if r.quality else f"{r.measured:.2g}",
                 f"{r.quality.budget_db:g} dB" if r.quality else f"{r.budget or 0:.2g}",
             )
             for r in records
@@ -98,16 +116,24 @@ def passes(
             console.print(f"{r.graph} {r.name} refused {site}")
     if gain is not None:
         for record in records[: len(gain.reports)]:
+            console.print(f"{record.graph} {record.name}:{_options(record)}", markup=False)
             for site in record.rewritten:
                 console.print(f"{record.graph} {record.name}: {site}", markup=False)
+        for line in quality_lines(records):
+            console.print(line, markup=False, soft_wrap=True)
         console.print(
             f"a frame: {gain.before.flops / 1e9:.4g} -> {gain.after.flops / 1e9:.4g} GFLOP, "
             f"{gain.before.ms:.4g} -> {gain.after.ms:.4g} ms in ONNX Runtime ({gain.ratio:.2f} times as fast)"
         )
 
 
-def _program_pass(name: str) -> ProgramPass:
-    return cast("type[ProgramPass]", plugins.load("program pass", name))()
+def _program_pass(name: str, settings: Mapping[str, str]) -> ProgramPass:
+    plugins.load("program pass", name)  # A graph pass isn't one.
+    return cast(ProgramPass, chosen_pass(name, settings))
+
+
+def _options(record: PassRecord) -> str:
+    return "".join(f" {name}={value}" for name, value in record.options.items())
 
 
 def _budget(budget: Budget | QualityBudget) -> str:

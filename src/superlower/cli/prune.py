@@ -85,8 +85,8 @@ def prune(
         int | None, typer.Option("--side", min=33, help="Low-resolution side of their middle that is scored.")
     ] = None,
     time_size: Annotated[
-        str | None, typer.Option("--time", help="HEIGHTxWIDTH to time both networks at, in PyTorch.")
-    ] = None,
+        str, typer.Option("--time", help="HEIGHTxWIDTH to time both networks at, in PyTorch; none not to.")
+    ] = "64x64",
     threads: Threads = 0,
     settings: Settings = None,
     seed: Seed = 0,
@@ -120,7 +120,7 @@ def prune(
         crop=crop,
     )
     footage = Footage(clip or (), evaluate or (), frames, side, degradation)
-    size = None if time_size is None else parse_size(time_size)
+    size = None if time_size == "none" else parse_size(time_size)
     if dry_run:
         prunable_frontend(model)
         check(cut, tuning, footage)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -217,9 +216,9 @@ def run_all(
     children: dict[str, subprocess.Popen[bytes]] = {}
     stopping: list[bool] = []
 
-    def run(name: str, command: Sequence[str]) -> tuple[Outcome, float]:
+    def run(name: str, command: Sequence[str]) -> tuple[Outcome, float] | None:
         if stopping:
-            return Outcome(code=-signal.SIGTERM, document=b"", message="stopped"), 0.0
+            return None
         began = time.monotonic()
         # A session of its own: a Ctrl-C of the terminal comes through this process, once.
         child = children[name] = subprocess.Popen(
@@ -230,6 +229,8 @@ def run_all(
             start_new_session=True,
         )
         document, messages = child.communicate()
+        if child.returncode and not keep_going:
+            stopping.append(True)
         lines = messages.decode(errors="replace").strip().splitlines()
         return (
             Outcome(code=child.returncode, document=document, message=lines[-1] if lines else ""),
@@ -237,7 +238,7 @@ def run_all(
         )
 
     with ThreadPoolExecutor(at_once, thread_name_prefix="compile") as pool:
-        futures: dict[Future[tuple[Outcome, float]], str] = {
+        futures: dict[Future[tuple[Outcome, float] | None], str] = {
             pool.submit(run, name, command): name for name, command in commands.items()
         }
         try:
@@ -245,9 +246,10 @@ def run_all(
             while waiting:
                 done, waiting = wait(waiting, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                 for future in done:
-                    outcome, seconds = future.result()
-                    on_done(futures[future], outcome, seconds)
-                    if outcome.code and not keep_going:
+                    if (ended := future.result()) is None:
+                        continue
+                    on_done(futures[future], *ended)
+                    if ended[0].code and not keep_going:
                         return
         finally:
             stopping.append(True)

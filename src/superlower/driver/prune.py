@@ -63,6 +63,7 @@ def run(
         {
             "model": model,
             "weights": fetched.source,
+            "options": dict(options or {}),
             "seed": seed,
             **asdict(cut),
             **asdict(tuning),

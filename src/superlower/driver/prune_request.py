@@ -29,6 +29,7 @@ class Cut:
         importance: output (how much a clip's outputs change) or weights (norms).
         multiple: channels that leave together.
         refit: by least squares, on the clips.
+        rounds: of refitting.
         samples: windows that importance is measured and weights are refitted on.
     """
 
@@ -39,6 +40,7 @@ class Cut:
     importance: str = "output"
     multiple: int = 16
     refit: bool = True
+    rounds: int = 2
     samples: int = 32
 
 

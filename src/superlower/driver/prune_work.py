@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -134,13 +134,12 @@ class Work:
         """What stays, and the network of that."""
         from superlower.frontends import pruning_torch
 
-        self.progress.stage("measuring importance")
         if cut.importance == "weights":
             slopes = pruning_torch.weight_norms(whole)
         else:
             assert windows is not None
             slopes = pruning_torch.output_slopes(
-                whole, windows.batches(batch)[: -(-cut.samples // batch)], self.seed
+                whole, self._counted("measuring importance", windows.batches(batch, cut.samples)), self.seed
             )
         try:
             if cut.blocks is not None:
@@ -157,14 +156,22 @@ class Work:
             raise BadInputError(f"this cut can't be made: {error}") from error
         return plan, self.network(pruning_torch.prune_state(whole.state_dict(), whole.layout, plan))
 
+    def _counted(self, title: str, items: Sequence[list[Tensor]]) -> Iterator[list[Tensor]]:
+        self.progress.stage(title, len(items))
+        for item in items:
+            yield item
+            self.progress.advance()
+
     def refit(
         self, pruned: PrunableNet, whole: PrunableNet, plan: Plan, cut: Cut, windows: Windows, batch: int
     ) -> None:
         """Least squares, on the windows that importance was measured on."""
         from superlower.frontends.refit_torch import refit
 
-        self.progress.stage("refitting")
-        refit(pruned, whole, plan, windows.batches(batch)[: -(-cut.samples // batch)], self.seed)
+        layout = whole.layout
+        self.progress.stage("refitting", cut.rounds * (len(layout.rows) + len(layout.readers)))
+        batches = windows.batches(batch, cut.samples)
+        refit(pruned, whole, plan, batches, self.seed, rounds=cut.rounds, passed=self.progress.advance)
 
     def fine_tune(
         self,
@@ -204,6 +211,7 @@ class Work:
             self.progress.advance(f"loss {loss:.5f}")
             if learning.step % SAVE_EVERY == 0:
                 save(facts | learning.state(), self.tuning_path)
+        learning.close()
         return steps
 
     def sizes(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from superlower.errors import BadInputError
+from superlower.frontends.bfloat16_torch import fast_convolutions
 from superlower.frontends.prunable_torch import PrunableNet
 from superlower.frontends.quiet import quiet
 
@@ -58,9 +59,10 @@ class Windows:
     low: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     high: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
-    def batches(self, size: int) -> list[list[Tensor]]:
-        """All of them, in order, `size` at a time: clips of T frames [N, 3, h, w] in 0..1."""
-        return [frames_of(self.low[i : i + size]) for i in range(0, len(self.low), size)]
+    def batches(self, size: int, count: int) -> list[list[Tensor]]:
+        """The first `count` or all, in order, `size` at a time: clips of T frames [N, 3, h, w] in 0..1."""
+        low = self.low[:count]
+        return [frames_of(low[i : i + size]) for i in range(0, len(low), size)]
 
 
 def frames_of(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> list[Tensor]:
@@ -82,6 +84,7 @@ class Distillation:
     def __init__(self, pruned: PrunableNet, whole: PrunableNet, windows: Windows, recipe: Recipe) -> None:
         self.pruned, self.whole, self.windows, self.recipe = pruned, whole, windows, recipe
         self.step = 0
+        self._arrange(torch.channels_last)
         for name, parameter in pruned.named_parameters():
             parameter.requires_grad_(not name.startswith(pruned.layout.frozen))
         learning = [parameter for parameter in pruned.parameters() if parameter.requires_grad]
@@ -100,6 +103,10 @@ class Distillation:
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
+    def close(self) -> None:
+        """Lay the weights of both networks out as others expect them."""
+        self._arrange(torch.contiguous_format)
+
     def take_step(self) -> float:
         """Learn from one batch; its loss, before."""
         loss = self._loss(*self._draw())
@@ -112,16 +119,23 @@ class Distillation:
         self.step += 1
         return float(loss.detach())
 
+    def _arrange(self, memory_format: torch.memory_format) -> None:
+        for network in (self.pruned, self.whole):
+            network.to(memory_format=memory_format)  # type: ignore[call-overload]
+
     def _loss(self, low: list[Tensor], high: list[Tensor]) -> Tensor:
         with torch.no_grad():
             flows = self.whole.flows(low)
-            taught = self.whole.unroll(low, flows)
-        said = self.pruned.unroll(low, flows)
+            with fast_convolutions():
+                taught = self.whole.unroll(low, flows)
+        with fast_convolutions():
+            said = self.pruned.unroll(low, flows)
         loss = torch.zeros(())
         for y, wanted, truth in zip(said.outputs, taught.outputs, high, strict=True):
             loss = loss + (_charbonnier(y - wanted) + self.recipe.truth * _charbonnier(y - truth)) / len(low)
-        for state, wanted in zip(said.states, taught.states, strict=True):
-            error = _charbonnier((state - wanted) / wanted.std().clamp(min=_EPSILON))
+        for state, taught_state in zip(said.states, taught.states, strict=True):
+            wanted = taught_state.float()
+            error = _charbonnier((state.float() - wanted) / wanted.std().clamp(min=_EPSILON))
             loss = loss + self.recipe.states * error / len(said.states)
         return loss
 

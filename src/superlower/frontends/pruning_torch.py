@@ -11,13 +11,14 @@ Imports torch: import it inside methods only.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from superlower.frontends.bfloat16_torch import fast_convolutions
 from superlower.frontends.prunable_torch import Channels, Layout, PrunableNet, widths_of
 
 CLIP = 11
@@ -96,7 +97,7 @@ def gated(network: PrunableNet, gates: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def output_slopes(
-    network: PrunableNet, batches: Sequence[Sequence[Tensor]], seed: int = 0
+    network: PrunableNet, batches: Iterable[Sequence[Tensor]], seed: int = 0
 ) -> dict[str, Tensor]:
     """How a random projection of all outputs changes with each channel's gate: [samples, C] by producer.
 
@@ -118,7 +119,7 @@ def output_slopes(
             group.producer: frames[0].new_ones(len(frames[0]), _channels(network, group)).requires_grad_()
             for group in groups(network)
         }
-        with gated(network, gates):
+        with gated(network, gates), fast_convolutions():
             outputs = network.unroll(frames, flows).outputs
         signs = [torch.randint(0, 2, y.shape, generator=generator).to(y) * 2 - 1 for y in outputs]
         projected = torch.stack([(v * y).sum() for v, y in zip(signs, outputs, strict=True)]).sum()

@@ -18,22 +18,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from superlower.frontends.bfloat16_torch import fast_convolutions
 from superlower.frontends.prunable_torch import Channels, PrunableNet, Row, widths_of
 from superlower.frontends.pruning_torch import Plan, kept_filters
 
 RIDGE = 1e-4
 """Of the inputs' mean square: keeps weights near their former ones where frames say nothing about them."""
 
-COLUMNS = 2304
-"""Pixels that a call of a convolution outside the rows contributes, at random: 576 unknowns need no more."""
+PIXELS = 576
+"""That a frame contributes to each fit, at random: 577 unknowns of some hundred frames need no more."""
 
 
 def refit(
-    pruned: PrunableNet, whole: PrunableNet, plan: Plan, batches: Sequence[Sequence[Tensor]], seed: int = 0
+    pruned: PrunableNet,
+    whole: PrunableNet,
+    plan: Plan,
+    batches: Sequence[Sequence[Tensor]],
+    seed: int = 0,
+    *,
+    rounds: int = 2,
+    passed: Callable[[str], object] = lambda _: None,
 ) -> None:
     """Set the weights of `pruned` that read pruned channels or stand in for removed blocks.
 
-    First on what the whole network hands on; then once more with the hidden states that `pruned` itself now
+    First on what the whole network hands on; then again with the hidden states that `pruned` itself now
     carries along, so that a clip's errors are corrected, not only a frame's, and with them what reads those.
 
     Args:
@@ -42,6 +50,8 @@ def refit(
         plan: what was kept.
         batches: clips of T frames [N, C, H, W].
         seed: of the pixels taken.
+        rounds: 1 or more; the first is on what the whole network hands on.
+        passed: told the name of each row, once it is refitted, and of each reader.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = whole.layout.rows
@@ -49,27 +59,30 @@ def refit(
     grams: dict[str, Tensor] = {}
 
     def add(name: str, x: Tensor) -> None:
-        patches = _patches(_convolution(whole, name), x)
-        chosen = torch.randint(0, patches.shape[1], (COLUMNS,), generator=generator)
+        patches = _patches(_convolution(whole, name), x.float())
+        chosen = torch.randint(0, patches.shape[1], (PIXELS * len(x),), generator=generator)
         gram = _gram(patches[:, chosen])
         grams[name] = grams[name] + gram if name in grams else gram
 
     with torch.no_grad():
         flows = [whole.flows(frames) for frames in batches]
+    with torch.no_grad(), fast_convolutions():
         seen = (*(row.name for row in rows), *whole.layout.readers)
         with _watched(whole, [group.consumer for group in readers], add):
             reached = _reached(whole, batches, flows, seen)
         for group in readers:
             _reread(pruned, whole, group, plan, grams[group.consumer])
-        for row in rows:
-            _walk(pruned, whole, row, plan, reached[row.name], reached[row.name])
-        own = _reached(pruned, batches, flows, seen)
-        for row in rows:
-            _walk(pruned, whole, row, plan, reached[row.name], own[row.name])
-        own = _reached(pruned, batches, flows, whole.layout.readers)
-        for name in whole.layout.readers:
-            wanted = _in_lots(_convolution(whole, name), reached[name])[:, kept_filters(whole, name, plan)]
-            _adjust(pruned, name, name, own[name], wanted)
+        own = reached
+        for _ in range(rounds):
+            for row in rows:
+                _walk(pruned, whole, row, plan, reached[row.name], own[row.name], generator)
+                passed(row.name)
+            own = _reached(pruned, batches, flows, seen)
+            for name in whole.layout.readers:
+                said = _in_lots(_convolution(whole, name), reached[name])
+                wanted = said[:, kept_filters(whole, name, plan)]
+                _adjust(pruned, name, name, own[name], wanted, generator)
+                passed(name)
 
 
 def _reached(
@@ -80,14 +93,20 @@ def _reached(
 ) -> dict[str, Tensor]:
     """What reaches modules [M, F, H, W] while a network runs clips, by name."""
     found: dict[str, list[Tensor]] = {name: [] for name in names}
-    with _watched(network, names, lambda name, x: found[name].append(x)):
+    with _watched(network, names, lambda name, x: found[name].append(x.float())):
         for frames, motion in zip(batches, flows, strict=True):
             network.unroll(frames, motion)
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def _walk(
-    pruned: PrunableNet, whole: PrunableNet, row: Row, plan: Plan, before: Tensor, after: Tensor
+    pruned: PrunableNet,
+    whole: PrunableNet,
+    row: Row,
+    plan: Plan,
+    before: Tensor,
+    after: Tensor,
+    generator: torch.Generator,
 ) -> None:
     """Refit a row's blocks in order.
 
@@ -102,21 +121,24 @@ def _walk(
             before = _in_lots(whole.get_submodule(f"{row.name}.{at}"), before)
             at += 1
         name = f"{row.name}.{place}"
-        _adjust(pruned, name, f"{name}.{row.second}", after, before)
+        _adjust(pruned, name, f"{name}.{row.second}", after, before, generator)
         after = _in_lots(pruned.get_submodule(name), after)
 
 
-def _adjust(pruned: PrunableNet, name: str, last: str, x: Tensor, wanted: Tensor) -> None:
+def _adjust(
+    pruned: PrunableNet, name: str, last: str, x: Tensor, wanted: Tensor, generator: torch.Generator
+) -> None:
     """Change a module's last convolution for the module to make `wanted` of `x`, [M, F, H, W] each."""
     module, convolution = pruned.get_submodule(name), _convolution(pruned, last)
     inputs: list[Tensor] = []
     gram, cross = torch.zeros(()), torch.zeros(())
     with _watched(pruned, [last], lambda _, h: inputs.append(h)):
         for part, target in zip(x.unsqueeze(1), wanted.unsqueeze(1), strict=True):
-            missing = target - module(part)
-            patches = _patches(convolution, inputs.pop())
+            missing = (target - module(part)).transpose(0, 1).flatten(1)
+            chosen = torch.randint(0, missing.shape[1], (PIXELS,), generator=generator)
+            patches = _patches(convolution, inputs.pop().float())[:, chosen]
             gram = gram + _gram(patches)
-            cross = cross + (patches @ missing.transpose(0, 1).flatten(1).T).double()
+            cross = cross + (patches @ missing[:, chosen].T).double()
     change = torch.linalg.solve(_ridged(gram), cross).to(convolution.weight)
     assert convolution.bias is not None
     convolution.weight += change[:-1].T.reshape(convolution.weight.shape)
@@ -167,7 +189,7 @@ def _ridged(gram: Tensor) -> Tensor:
 
 
 def _in_lots(block: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([block(part) for part in x.unsqueeze(1)])
+    return torch.cat([block(part).float() for part in x.unsqueeze(1)])
 
 
 def _convolution(network: PrunableNet, name: str) -> nn.Conv2d:

@@ -14,7 +14,7 @@ from superlower.errors import BadInputError
 from superlower.passes._rules import Emitter, OnOperator, Rule, apply_rules, maker
 from superlower.passes.base import Applied, QualityBudget, Site
 from superlower.program.model import TemporalModel
-from superlower.rewrites._pyramids import Refinement
+from superlower.rewrites._pyramids import Refinement, mark_left_out
 from superlower.rewrites.base import ProgramPass, Rewritten
 
 BUDGET_DB = 0.1
@@ -86,4 +86,6 @@ class Unrefined(OnOperator):
 
     def rewrite(self, op: Emitter, out: ir.Value) -> ir.Value:
         """The coarser flow at the level's size."""
-        return op.Identity(self.levels[maker(out)].up.value)
+        level = self.levels[maker(out)]
+        mark_left_out(level)
+        return op.Identity(level.up.value)

@@ -15,6 +15,10 @@ from superlower.passes.base import Site
 SAMPLERS = frozenset({"GridSample", "DeformConv"})
 _FLOW_CHANNELS = 2
 
+_LEFT_OUT = "superlower.refinement_left_out"
+"""Metadata of the Resize node of a level whose refinement is gone: nothing else tells it from a network that
+never had one. ONNX files keep it."""
+
 
 @dataclass(frozen=True)
 class Upsampled:
@@ -56,6 +60,29 @@ class Refinement:
     def levels(self) -> list[Refinement]:
         """This level and those it is made from, finest first."""
         return [self, *(self.coarser.levels if self.coarser else [])]
+
+
+def mark_left_out(level: Refinement) -> None:
+    """Note in the graph that the level's refinement was left out."""
+    level.up.resize.metadata_props[_LEFT_OUT] = "yes"
+
+
+def left_out(flow: ir.Value) -> int:
+    """How many finer levels of the flow's pyramid were left out already."""
+    enlarged = [
+        made
+        for node, _ in flow.uses()
+        for made in ([node] if node.op_type != "Mul" else [user for user, _ in node.outputs[0].uses()])
+        if made.op_type == "Resize" and _LEFT_OUT in made.metadata_props
+    ]
+    return max((1 + left_out(_times_factor(node)) for node in enlarged), default=0)
+
+
+def _times_factor(resize: ir.Node) -> ir.Value:
+    """The enlarged flow, multiplied where that is done after."""
+    made = resize.outputs[0]
+    products = [node.outputs[0] for node, _ in made.uses() if node.op_type == "Mul"]
+    return next((product for product in products if upsampled(product)), made)
 
 
 def upsampled(value: ir.Value | None) -> Upsampled | None:

@@ -11,7 +11,7 @@ from superlower.errors import BadInputError
 from superlower.passes._rules import Rule
 from superlower.passes.base import QualityBudget, Site
 from superlower.rewrites._lossy import BUDGET, BUDGET_DB, Lossy, Unrefined
-from superlower.rewrites._pyramids import refinements
+from superlower.rewrites._pyramids import left_out, refinements
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,10 @@ class TruncateFlowLevels(Lossy):
     costs four times the next coarser one, so the finest alone is three quarters of the network.
 
     Refused: sums of an upsampled flow with something that no convolution made, or that isn't estimated from
-    it; a pyramid with fewer refinements than `levels`. The coarsest level's own estimate always stays. What
-    the pass made isn't told from a network that was so: run again, it leaves out as many again.
+    it; a pyramid with fewer refinements than `levels`. The coarsest level's own estimate always stays.
+
+    Levels left out are marked in the graph and counted in: run again the pass changes nothing, and with more
+    `levels` it leaves out the difference.
 
     Attributes:
         levels: finest refinements to leave out, 1 or more.
@@ -52,9 +54,10 @@ class TruncateFlowLevels(Lossy):
         finest, refused = refinements(graph)
         chosen = []
         for pyramid in finest:
-            levels = pyramid.levels
-            if len(levels) < self.levels:
-                refused.append(Site(str(pyramid.node.name), f"levels={self.levels}: it has {len(levels)}"))
+            levels, gone = pyramid.levels, left_out(pyramid.flow)
+            if gone + len(levels) < self.levels:
+                it_has = f"levels={self.levels}: it has {gone + len(levels)}"
+                refused.append(Site(str(pyramid.node.name), it_has))
             else:
-                chosen += levels[: self.levels]
+                chosen += levels[: max(0, self.levels - gone)]
         return [Unrefined(chosen)] if chosen else [], refused

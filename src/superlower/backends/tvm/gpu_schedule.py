@@ -109,7 +109,7 @@ def schedule_module(mod: Any, target: Any) -> tuple[Any, list[str]]:
             rules.Matmul(),
             rules.GEMV(),
             _OrNext(rules.Reduction()),
-            rules.GeneralReduction(),
+            _OrNext(rules.GeneralReduction()),
             rules.Fallback(),
         )(mod)
     return mod, tiled
@@ -119,7 +119,8 @@ def schedule_module(mod: Any, target: Any) -> tuple[Any, list[str]]:
 class _OrNext:
     """A rule of TVM's that leaves to the next what it fails at.
 
-    Reduction of TVM 0.27 factors a mean to a scalar by a primitive that throws an InternalError.
+    Reduction of TVM 0.27 factors a mean to a scalar by a primitive that throws an InternalError, and
+    GeneralReduction throws a ValueError at grouped convolutions, whose sums aren't their innermost loops.
     """
 
     rule: Any
@@ -128,7 +129,7 @@ class _OrNext:
         """The schedule, or None, as TVM's rules return them."""
         try:
             return self.rule.apply(function, target, tunable)
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             return None
 
 

@@ -59,6 +59,19 @@ def whole_option(model: str, options: Mapping[str, str], name: str, what: str, l
     return int(text)
 
 
+def require_middle(model: str, name: str, frames: int) -> None:
+    """Refuse windows without a middle frame, which is the one that is upscaled.
+
+    Args:
+        name: of the option that says how many frames a window has.
+
+    Raises:
+        BadInputError: an even number.
+    """
+    if frames % 2 == 0:
+        raise BadInputError(f"{model} option {name}={frames} has no middle: make it odd")
+
+
 def choice_option(model: str, options: Mapping[str, str], name: str, choices: Iterable[str]) -> str | None:
     """One of `choices`; None where the option isn't given.
 

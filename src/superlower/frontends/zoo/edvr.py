@@ -17,6 +17,7 @@ from superlower.frontends.zoo.build import (
     network_of,
     provenance,
     read_weights,
+    require_middle,
     whole_option,
 )
 from superlower.frontends.zoo.window import window_blueprint
@@ -106,8 +107,7 @@ class Edvr:
         attention = asked_tsa == "yes" if asked_tsa else not state or _FUSED[True] in state
         fused = state.get(_FUSED[attention])
         frames = asked_frames or (DEFAULT_FRAMES if fused is None else fused.shape[1] // features)
-        if frames % 2 == 0:
-            raise BadInputError(f"{self.name} option frames={frames} has no middle: make it odd")
+        require_middle(self.name, "frames", frames)
 
         from superlower.frontends.zoo.edvr_torch import EdvrNet
 

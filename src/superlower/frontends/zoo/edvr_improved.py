@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from superlower.errors import BadInputError
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
 from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.build import (
@@ -16,6 +15,7 @@ from superlower.frontends.zoo.build import (
     network_of,
     provenance,
     read_weights,
+    require_middle,
     whole_option,
 )
 from superlower.frontends.zoo.window import window_blueprint
@@ -84,8 +84,7 @@ class ImprovedEdvr:
         state = read_weights(request)
         fused = state.get("fusion.weight")
         frames = asked_frames or (DEFAULT_FRAMES if fused is None else fused.shape[1] // FEATURES)
-        if frames % 2 == 0:
-            raise BadInputError(f"{self.name} option frames={frames} has no middle: make it odd")
+        require_middle(self.name, "frames", frames)
         blocks = asked_blocks or count_of(state, _BLOCK, DEFAULT_BLOCKS)
 
         from superlower.frontends.zoo.edvr_improved_torch import ImprovedEdvrNet

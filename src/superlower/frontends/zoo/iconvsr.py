@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from superlower.errors import BadInputError
 from superlower.frontends.base import Checkpoint, ClipReference, ExportRequest
 from superlower.frontends.zoo.basicvsr import FLOWS
 from superlower.frontends.zoo.blueprint import Blueprint
@@ -30,6 +29,7 @@ from superlower.frontends.zoo.build import (
     network_of,
     provenance,
     read_weights,
+    require_middle,
     whole_option,
 )
 from superlower.program.model import Edge, Equation, Frame, Program, Read, Stream, TemporalModel
@@ -108,8 +108,7 @@ class IconVsr:
         blocks = asked_blocks or count_of(state, _BLOCK, DEFAULT_BLOCKS)
         fused = state.get(_FUSED)
         window = asked_window or (DEFAULT_WINDOW if fused is None else fused.shape[1] // FEATURES)
-        if window % 2 == 0:
-            raise BadInputError(f"{self.name} option window={window} has no middle: make it odd")
+        require_middle(self.name, "window", window)
 
         from superlower.frontends.zoo.iconvsr_torch import IconVsrNet
 

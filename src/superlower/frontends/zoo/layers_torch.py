@@ -54,8 +54,8 @@ def flow_warp(x: Tensor, flow: Tensor, *, padding: str = "zeros") -> Tensor:
     A position p of a side of n pixels is 2 p / (n - 1) - 1 in grid_sample's coordinates with align_corners.
     """
     height, width = x.shape[2:]
-    rows = torch.arange(height, dtype=x.dtype, device=x.device).view(1, height, 1)
-    columns = torch.arange(width, dtype=x.dtype, device=x.device).view(1, 1, width)
+    rows = torch.arange(height, dtype=flow.dtype, device=x.device).view(1, height, 1)
+    columns = torch.arange(width, dtype=flow.dtype, device=x.device).view(1, 1, width)
     grid_x = 2.0 * (columns + flow[:, 0]) / max(width - 1, 1) - 1.0
     grid_y = 2.0 * (rows + flow[:, 1]) / max(height - 1, 1) - 1.0
     grid = torch.stack((grid_x, grid_y), dim=3)
