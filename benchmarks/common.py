@@ -111,10 +111,15 @@ def build(
     return Built(made.bundle, architecture.reference(request), next(published, Path(location).name))
 
 
-def write(name: str, size: tuple[int, int], result: Mapping[str, object], output: Path | None) -> Path:
-    """Write a result as JSON: to `output`, or under results/ by the machine's name."""
+def result_path(name: str, size: tuple[int, int], output: Path | None) -> Path:
+    """Where a result goes: `output`, or under results/ by the machine's name."""
     slug = re.sub(r"[^a-z0-9]+", "-", target("cpu").title.lower()).strip("-")
-    path = output or RESULTS / f"{name}-{size[0]}x{size[1]}-{slug}.json"
+    return output or RESULTS / f"{name}-{size[0]}x{size[1]}-{slug}.json"
+
+
+def write(name: str, size: tuple[int, int], result: Mapping[str, object], output: Path | None) -> Path:
+    """Write a result as JSON where `result_path` says."""
+    path = result_path(name, size, output)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
-from common import MODEL, fail, machine, start_with_threads, write
+from common import MODEL, fail, machine, result_path, start_with_threads, write
 
 from superlower.backends.base import BuildOptions
 from superlower.bundle.bundle import Bundle
@@ -46,7 +48,9 @@ def compiled(
     given: argparse.Namespace,
     progress: Progress,
 ) -> Bundle:
-    """BasicVSR in fp32 and in int8, calibrated on a clip; published weights, or seeded ones."""
+    """BasicVSR in fp32 and int8, calibrated on a clip, weights published or seeded; taken up if there."""
+    if folder.exists():
+        return Bundle.open(folder)
     options = {} if given.blocks is None else {"blocks": str(given.blocks)}
     location = WEIGHTS if given.blocks is None else "random:0"
     exported = exporting.export(MODEL, location, *size, options=options, progress=progress)
@@ -120,6 +124,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backend", action="append", help=f"default: {', '.join(BACKENDS)}")
     parser.add_argument("--budget-db", type=float, default=BUDGET_DB, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="timed (default: %(default)s); 0 for none")
+    parser.add_argument(
+        "--bundles", type=Path, help="keep each clip's bundle here, and take up those that are"
+    )
+    parser.add_argument(
+        "--part",
+        choices=("all", "bundle", "quality", "speed"),
+        default="all",
+        help="what to measure; a result file keeps what other runs measured of the same bundle",
+    )
     parser.add_argument("-o", "--output", type=Path, help="JSON file, of a single clip")
     return parser.parse_args()
 
@@ -144,31 +157,43 @@ def main() -> int:
 def _clip(truth: Path, clip: Path, names: Sequence[str], given: argparse.Namespace) -> list[str]:
     with open_clip(truth) as opened:
         size = parse_size(given.size) if given.size else (opened.height // SCALE, opened.width // SCALE)
-    about = machine(names)
+    name = f"int8-{truth.name}"
+    parts = ("quality", "speed") if given.part == "all" else (given.part,)
     with tempfile.TemporaryDirectory(prefix="superlower-") as folder, Bars() as bars:
-        bundle = compiled(Path(folder, "bundle"), size, clip, names, given, bars)
-        times = speed(bundle, given.rounds, bars) if given.rounds else {}
-        scores = quality(bundle, truth, given.frames, bars) if not given.size else {}
-        records = {v.name: v.quantization for v in bundle.manifest.variants if v.quantization is not None}
-    result = {
-        "benchmark": "int8",
-        "machine": about,
-        "weights": WEIGHTS if given.blocks is None else "random:0",
-        "height": size[0],
-        "width": size[1],
-        "calibrated_on": clip.name,
-        "quality": scores,
-        "speed": times,
-        "quantization": records,
-    }
-    losses: Mapping[str, Mapping[str, object]] = scores.get("loss", {})  # type: ignore[assignment]
+        kept = given.bundles or Path(folder)
+        bundle = compiled(kept / f"{truth.name}-{size[0]}x{size[1]}", size, clip, names, given, bars)
+        if given.part == "bundle":
+            return []
+        earlier = _measured_before(result_path(name, size, given.output), bundle)
+        about = machine(names)
+        timed = "speed" in parts and given.rounds > 0
+        speeds = {"machine": about, "engines": speed(bundle, given.rounds, bars)} if timed else {}
+        scored = "quality" in parts and not given.size
+        result = {
+            "benchmark": "int8",
+            "weights": WEIGHTS if given.blocks is None else "random:0",
+            "height": size[0],
+            "width": size[1],
+            "calibrated_on": clip.name,
+            "bundle": bundle.manifest.checksum,
+            "quality": {"machine": about, **quality(bundle, truth, given.frames, bars)}
+            if scored
+            else earlier.get("quality", {}),
+            "speed": speeds or earlier.get("speed", {}),
+            "quantization": {
+                v.name: v.quantization for v in bundle.manifest.variants if v.quantization is not None
+            },
+        }
+    scores: Mapping[str, Any] = result["quality"]
+    times: Mapping[str, Any] = result["speed"].get("engines", {})
+    losses: Mapping[str, Mapping[str, object]] = scores.get("loss", {})
     print_table(
         f"{truth.name}, {size[0]}x{size[1]}, calibrated on {clip.name}",
         ("engine", "PSNR-Y dB", "loss dB", "first, last frames", "ms a frame", "times fp32", "by CPU time"),
         (
             (
                 v.name,
-                f"{scores['psnr_y'][v.name]:.3f}" if scores else "",  # type: ignore[index]
+                f"{scores['psnr_y'][v.name]:.3f}" if scores else "",
                 f"{losses[v.name]['db']:.4f}" if v.name in losses else "",
                 f"{losses[v.name]['first_db']:.4f}, {losses[v.name]['last_db']:.4f}"
                 if v.name in losses
@@ -180,7 +205,6 @@ def _clip(truth: Path, clip: Path, names: Sequence[str], given: argparse.Namespa
             for v in bundle.manifest.variants
         ),
     )
-    name = f"int8-{truth.name}"
     console.print(f"written: {write(name, size, result, given.output)}", markup=False, soft_wrap=True)
     missed = [
         f"{truth.name}: {name} loses {loss['db']:.4f} dB, {given.budget_db:g} are allowed"
@@ -198,6 +222,14 @@ def _clip(truth: Path, clip: Path, names: Sequence[str], given: argparse.Namespa
         ):
             missed.append(f"{name} is {row['times_fp32']:.2f} times as fast as fp32, the bar is {SPEED_BAR}")
     return missed
+
+
+def _measured_before(path: Path, bundle: Bundle) -> Mapping[str, Any]:
+    """What a result file holds of the same bundle: nothing if it is another's, or absent."""
+    if not path.is_file():
+        return {}
+    found: Mapping[str, Any] = json.loads(path.read_text())
+    return found if found.get("bundle") == bundle.manifest.checksum else {}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from superlower.backends.openvino import OpenVino
 from superlower.backends.openvino_build import compute_in, parsed
 from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError
 from superlower.ir import serialize
-from superlower.targets.base import Precision, Target
+from superlower.targets.base import TYPES, Precision, Target
 
 openvino = pytest.importorskip("openvino")
 pytestmark = pytest.mark.usefixtures("private_cache")
@@ -338,7 +338,7 @@ def test_compiling_what_is_not_covered_names_it(cpu_target: Target, tmp_path: Pa
 
 
 def test_targets_and_precisions_it_serves(cpu_target: Target) -> None:
-    served = {p: BACKEND.serves(cpu_target, p) for p in Precision}
+    served = {p: BACKEND.serves(cpu_target, p) for p in TYPES}
     assert {p for p, reason in served.items() if reason is None} == {"fp32", "bf16", "int8"}
     assert "would compute in bf16" in str(served[Precision.FP16])
     gpu = msgspec.structs.replace(cpu_target, name="intel-gpu", kind="intel-gpu")

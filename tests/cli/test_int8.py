@@ -56,7 +56,7 @@ def test_a_clip_is_needed(program: Path) -> None:
 def test_a_clip_is_for_int8(program: Path, clip: Path) -> None:
     outcome = compiled(program, "--calibrate", clip)
     assert outcome.code == 2
-    assert "--calibrate is for --precision int8" in outcome.verdict
+    assert "--calibrate is for --precision int8 or mixed" in outcome.verdict
 
 
 @pytest.mark.parametrize("budget", ["0", "-1", "nan"])

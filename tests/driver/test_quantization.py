@@ -28,6 +28,7 @@ from superlower.driver.quantization import Calibration, Quantizer
 from superlower.errors import BadInputError, OutputsDifferError
 from superlower.ir import digest, infer_shapes
 from superlower.passes._evaluate import prepare
+from superlower.passes.quantize import Quantize
 from superlower.program.interpret import interpret
 from superlower.program.model import TemporalModel
 from superlower.targets.base import Precision, Target
@@ -159,8 +160,8 @@ def test_nvidia_gets_signed_levels_and_onnxruntime_8_bit_results(clip: Path, on_
         quantized = quantized_for(model, clip, target(where))
         assert quantized.record.activations == activations
         for name in ("onnxruntime", "openvino"):
-            one = quantized.pass_for("step", backend(name))
-            assert one is not None
+            (one,) = quantized.passes_for("step", backend(name))[1]
+            assert isinstance(one, Quantize)
             assert one.activations == activations
             assert one.results == (name == "onnxruntime") == quantizes_results(backend(name))
 
@@ -172,8 +173,7 @@ def test_quantizing_is_deterministic(clip: Path, on_onnxruntime: None) -> None:
 
     def graph(quantized: quantization.Quantized) -> ir.Model:
         model = quantized.model.graphs["step"].clone()
-        one = quantized.pass_for("step", backend("openvino"))
-        assert one is not None
+        (one,) = quantized.passes_for("step", backend("openvino"))[1]
         one.run(model)
         return model
 

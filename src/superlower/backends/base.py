@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from superlower.passes.base import Pass
-from superlower.targets.base import Precision, Target
+from superlower.targets.base import TYPES, Precision, Target
 
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
@@ -188,6 +188,22 @@ def keeps_states(backend: Backend) -> bool:
     One whose engines can says so by a class attribute `keeps_states = True`; the protocol doesn't ask for it.
     """
     return bool(getattr(backend, "keeps_states", False))
+
+
+def native_precisions(backend: Backend, target: Target) -> dict[Precision, str]:
+    """Every element type, and why a backend's kernels don't compute in it on a target; "" where they do.
+
+    What a target runs no faster than fp32 isn't among them, nor what a backend only emulates: it says so by
+    an attribute `emulated(target)` that gives precisions with reasons.
+    """
+    emulated = getattr(backend, "emulated", None)
+    slow: Mapping[Precision, str] = emulated(target) if emulated is not None else {}
+    return {
+        precision: backend.serves(target, precision)
+        or slow.get(precision, "")
+        or ("" if precision in target.precisions else f"{target.title} runs it no faster than fp32")
+        for precision in TYPES
+    }
 
 
 def quantizes_results(backend: Backend) -> bool:

@@ -87,6 +87,12 @@ class OnnxRuntime:
         precisions = cuda.PRECISIONS if cuda.on_cuda(target) else None
         return unserved(self.name, target, precision, kinds=_KINDS, precisions=precisions)
 
+    def emulated(self, target: Target) -> dict[Precision, str]:
+        """On CPUs fp16 is fp32 between casts."""
+        if cuda.on_cuda(target):
+            return {}
+        return {Precision.FP16: "ONNX Runtime's CPU computes it in fp32 between casts"}
+
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """Asks session creation: of the whole graph, and of each node alone if that fails.
 

@@ -46,6 +46,7 @@ PRECISIONS: Final = {
     Precision.BF16: "its CUDA provider has no bf16 kernels of Resize and DepthToSpace: use fp16",
     Precision.INT8: "its CUDA provider has no int8 convolutions: quantized graphs run in float, use fp16",
     Precision.FP8: "its CUDA provider has no fp8 convolutions: use fp16",
+    Precision.MIXED: "",
 }
 
 _CUDA_12: Final = "cuda12"

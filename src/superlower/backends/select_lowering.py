@@ -96,10 +96,10 @@ def legal_passes(
     Args:
         backend: its name.
         target: compiled for.
-        precision: of the engine; bf16 may be given to the graph by the build, after these passes.
+        precision: of the engine; bf16 and mixed types are given to the graph after these passes.
         typing: passes that give the graph its types.
     """
     guard = GuardGridSample()
-    typed_later = bool(typing) or precision is Precision.BF16
+    typed_later = bool(typing) or precision in (Precision.BF16, Precision.MIXED)
     lowered = (guard, SelectLowering.of(backend, target, gathers=not typed_later))
     return (*lowered, *typing, guard) if typing else lowered

@@ -126,6 +126,91 @@ class QuantizationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     trials: int
 
 
+class TypedGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Nodes that a search of types took together (see `superlower.driver.node_groups`).
+
+    Attributes:
+        name: what they do; parts of a group are named after it.
+        nodes: how many there are.
+        precision: the type found for them.
+        held: how many of them stay fp32 all the same, since the type doesn't hold their values.
+        saved_ms: type -> milliseconds a frame less than in fp32.
+        alone_db: type -> luma PSNR that it costs with the other groups at `TypesRecord.background`, where it
+            was measured.
+    """
+
+    name: str
+    nodes: int
+    precision: Precision
+    held: int = 0
+    saved_ms: dict[str, float] = {}
+    alone_db: dict[str, float] = {}
+
+
+class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One run of the calibration clip.
+
+    Attributes:
+        types: group -> type.
+        db: luma PSNR lost.
+        flicker: growth of the flicker against the ground truth, in levels of 255.
+        tof: growth of tOF in pixels; None where it wasn't measured.
+        grows: whether the loss grows over time.
+        within: whether all budgets held.
+    """
+
+    types: dict[str, Precision]
+    db: float
+    flicker: float
+    grows: bool
+    within: bool
+    tof: float | None = None
+
+
+class TypesRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which types a variant's nodes have, why, and what that costs over the calibration clip, closed loop.
+
+    Attributes:
+        clip: calibrated and measured on.
+        frames: of it.
+        measured_on: backend whose engines ran the clip; with "(rounded in fp32)" where it only emulates half
+            types.
+        timed: "measured" on the target, or "estimated" by its peaks.
+        activations: element type of quantized activations: "uint8" or "int8".
+        refused: types that weren't offered, and why.
+        groups: by role.
+        background: type of the other groups where one was measured alone.
+        kept: nodes of more bits than the fewest offered, "graph: node: type: why".
+        curve_db: luma PSNR lost at each frame.
+        quality: over the clip.
+        flicker, budget_flicker: growth of the flicker in levels of 255, found and allowed.
+        tof, budget_tof: growth of tOF in pixels, found and allowed; None where OpenCV isn't installed.
+        golden_db: mean PSNR of the golden clip against the reference, in the engines measured.
+        ms: "mixed" and each type for all -> milliseconds a frame of the engines, timed in turns; empty if
+            estimated.
+        trials: every run of the clip that the search took.
+    """
+
+    clip: str
+    frames: int
+    measured_on: str
+    timed: str
+    activations: str
+    refused: dict[str, str]
+    groups: tuple[TypedGroup, ...]
+    background: Precision
+    kept: tuple[str, ...]
+    curve_db: tuple[float, ...]
+    quality: QualityRecord
+    flicker: float
+    budget_flicker: float
+    golden_db: float
+    trials: tuple[TrialRecord, ...]
+    tof: float | None = None
+    budget_tof: float | None = None
+    ms: dict[str, float] = {}
+
+
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Error of a variant over the golden frames, as measured when it was compiled.
 
@@ -226,6 +311,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         floor_db: mean PSNR against the reference that `check` asks for in the place of `tolerance`; None
             where that decides.
         quantization: how it was quantized; None if it wasn't.
+        types: which types its nodes have; None where all have the precision's.
         warnings: known bugs of the SDK that the graphs meet, "graph: symptom (nodes): cure [rule]".
         race: how its backends were chosen; None where they were named.
     """
@@ -239,6 +325,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     tolerance_reason: str
     floor_db: float | None = None
     quantization: QuantizationRecord | None = None
+    types: TypesRecord | None = None
     passes: tuple[PassRecord, ...] = ()
     machine: dict[str, str] = {}
     measured: Measured | None = None

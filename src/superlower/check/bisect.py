@@ -81,12 +81,13 @@ def bisect(
 
     Raises:
         SuperlowerError: the graph at fault, or a part of it, can't be built or run.
-        BadInputError: the variant is quantized.
+        BadInputError: the variant is quantized, or of mixed types.
     """
-    if variant.quantization is not None:
+    if variant.quantization is not None or variant.types is not None:
+        kind = "quantized" if variant.types is None else "of mixed types"
         raise BadInputError(
-            f"{variant.name} is quantized: every node of it differs from the reference's; compare it with "
-            f"another backend's int8 engine of the bundle"
+            f"{variant.name} is {kind}: every node of it differs from the reference's; compare it with "
+            f"another backend's {variant.precision} engine of the bundle"
         )
     where = target(variant.target)
     model = bundle.model()

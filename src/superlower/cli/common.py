@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import sys
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from math import isfinite
 from pathlib import Path
@@ -30,7 +30,7 @@ from superlower import jsontext
 from superlower.errors import BadInputError, unknown_name
 from superlower.program.model import Program
 from superlower.program.routes import Routing
-from superlower.targets.base import Precision, Target
+from superlower.targets.base import TYPES, Precision, Target
 from superlower.targets.catalog import target
 
 console = Console(stderr=True, highlight=False, markup=False)
@@ -58,6 +58,12 @@ PrecisionNames = Annotated[
     list[str] | None,
     typer.Option("--precision", "-p", help="fp32, fp16, bf16 or int8; repeatable. Default: fp32."),
 ]
+CompilePrecisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision", "-p", help="fp32, fp16, bf16, int8 or mixed (searched); repeatable. Default: fp32."
+    ),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE; repeatable.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything made up.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
@@ -82,7 +88,21 @@ Atol = Annotated[
 BudgetDb = Annotated[
     float,
     typer.Option(
-        "--budget-db", callback=_positive, help="Luma PSNR that int8 may cost over the clip, in dB."
+        "--budget-db", callback=_positive, help="Luma PSNR that int8 or mixed may cost over the clip, in dB."
+    ),
+]
+BudgetFlicker = Annotated[
+    float,
+    typer.Option(
+        "--budget-flicker",
+        callback=_positive,
+        help="Levels of 255 by which mixed may let frame-to-frame flicker grow.",
+    ),
+]
+BudgetTof = Annotated[
+    float,
+    typer.Option(
+        "--budget-tof", callback=_positive, help="Pixels by which mixed may let tOF grow (needs OpenCV)."
     ),
 ]
 Threads = Annotated[
@@ -245,16 +265,19 @@ def parse_settings(texts: Iterable[str] | None) -> dict[str, str]:
     return settings
 
 
-def parse_precisions(names: Iterable[str] | None) -> list[Precision]:
+def parse_precisions(names: Iterable[str] | None, known: Sequence[Precision] = TYPES) -> list[Precision]:
     """Precisions by name, each once; fp32 for none.
+
+    Args:
+        known: those that may be asked for.
 
     Raises:
         BadInputError: an unknown one.
     """
     found = []
     for name in dict.fromkeys(names or ["fp32"]):
-        if name not in list(Precision):
-            raise unknown_name("precision", name, list(Precision))
+        if name not in known:
+            raise unknown_name("precision", name, list(known))
         found.append(Precision(name))
     return found
 

@@ -10,15 +10,17 @@ import typer
 
 from superlower import plugins
 from superlower.backends.base import BuildOptions
-from superlower.bundle.manifest import Manifest, QuantizationRecord
+from superlower.bundle.manifest import Manifest
 from superlower.cli.cache import engine_cache
 from superlower.cli.common import (
     Atol,
     Bars,
     BudgetDb,
+    BudgetFlicker,
+    BudgetTof,
+    CompilePrecisions,
     DryRun,
     JsonFlag,
-    PrecisionNames,
     RacedBackendNames,
     Seed,
     TargetNames,
@@ -36,6 +38,7 @@ from superlower.cli.common import (
 )
 from superlower.cli.matrix import Asked, compile_all, counts, report_of
 from superlower.cli.pass_options import check_owners, chosen_pass, quality_lines
+from superlower.cli.precisions import print_found
 from superlower.cli.race import print_race
 from superlower.driver import compile as driver
 from superlower.driver.building import Job
@@ -46,7 +49,7 @@ from superlower.driver.export import GOLDEN_FRAMES, MIN_RECURRENT_FRAMES, golden
 from superlower.driver.footage import golden_with_truth
 from superlower.driver.many_builds import Builds
 from superlower.driver.quality import DEGRADATIONS
-from superlower.driver.quantization import BUDGET_DB, Calibration
+from superlower.driver.quantization import BUDGET_DB, BUDGET_FLICKER, BUDGET_TOF, Calibration
 from superlower.driver.racing import AUTO, by_course, course_name
 from superlower.errors import BadInputError
 from superlower.frontends import onnx_files
@@ -77,7 +80,7 @@ def compile_(
     ],
     targets: TargetNames,
     backend_names: RacedBackendNames = None,
-    precisions: PrecisionNames = None,
+    precisions: CompilePrecisions = None,
     size: Annotated[str | None, typer.Option("--size", help="For an .onnx with free sizes.")] = None,
     mode: Annotated[str, typer.Option("--mode", help="latency or throughput.")] = "latency",
     threads: Threads = 0,
@@ -114,10 +117,12 @@ def compile_(
         typer.Option(
             "--calibrate",
             help=f"Video or PNG folder, best at the output's size, whose first {CALIBRATION_FRAMES} frames "
-            f"int8 is calibrated and measured on.",
+            f"int8 and mixed types are calibrated and measured on.",
         ),
     ] = None,
     budget_db: BudgetDb = BUDGET_DB,
+    budget_flicker: BudgetFlicker = BUDGET_FLICKER,
+    budget_tof: BudgetTof = BUDGET_TOF,
     degradation: Annotated[
         str,
         typer.Option(
@@ -163,7 +168,9 @@ def compile_(
     racing = AUTO in (backend_names or ())
     _refuse(mode, state, clip, truth, backend_names or ())
     jobs = driver.plan_jobs(
-        parse_targets(targets), parse_precisions(precisions), () if racing else backend_names or ()
+        parse_targets(targets),
+        parse_precisions(precisions, list(Precision)),
+        () if racing else backend_names or (),
     )
     _refuse_calibration(jobs, calibrate)
     if html is not None:
@@ -213,7 +220,9 @@ def compile_(
             extra=extra,
             rewrites=rewrites,
             truth=known,
-            calibration=_calibration(calibrate, loaded.program.frame, degradation, budget_db, bars),
+            calibration=_calibration(
+                calibrate, loaded.program.frame, degradation, (budget_db, budget_flicker, budget_tof), bars
+            ),
             atol=atol,
             keep_going=keep_going,
             builds=builds,
@@ -242,11 +251,11 @@ def _refuse(
 
 
 def _refuse_calibration(jobs: Sequence[Job], calibrate: Path | None) -> None:
-    quantizes = any(job.precision is Precision.INT8 for job in jobs)
-    if quantizes and calibrate is None:
-        raise BadInputError("--precision int8 is calibrated on video: give a clip with --calibrate")
-    if calibrate is not None and not quantizes:
-        raise BadInputError("--calibrate is for --precision int8: ask for that too, or leave it out")
+    needy = [job.precision for job in jobs if job.precision in (Precision.INT8, Precision.MIXED)]
+    if needy and calibrate is None:
+        raise BadInputError(f"--precision {needy[0]} is calibrated on video: give a clip with --calibrate")
+    if calibrate is not None and not needy:
+        raise BadInputError("--calibrate is for --precision int8 or mixed: ask for one too, or leave it out")
 
 
 def _show(output: Path, result: Compiled, cache: EngineCache | None, html: Path | None, json: bool) -> None:
@@ -265,12 +274,12 @@ def _show(output: Path, result: Compiled, cache: EngineCache | None, html: Path 
 
 
 def _calibration(
-    clip: Path | None, frame: Frame, degradation: str, budget_db: float, bars: Bars
+    clip: Path | None, frame: Frame, degradation: str, budgets: tuple[float, float, float], bars: Bars
 ) -> Calibration | None:
     if clip is None:
         return None
     bars.stage("calibration clip")
-    return Calibration(calibration_footage(clip, frame, degradation), budget_db)
+    return Calibration(calibration_footage(clip, frame, degradation), *budgets)
 
 
 def _would(output: Path, jobs: Sequence[Job], graphs: Sequence[str], racing: bool, json: bool) -> None:
@@ -302,31 +311,6 @@ def print_manifest(output: Path, manifest: Manifest) -> None:
     for variant in manifest.variants:
         if variant.race is not None:
             print_race(variant.name, variant.race)
-        if variant.quantization is not None:
-            print_quantization(variant.name, variant.quantization)
+        print_found(variant)
     for line in quality_lines(manifest.passes):
         console.print(line, markup=False, soft_wrap=True)
-
-
-def print_quantization(variant: str, record: QuantizationRecord) -> None:
-    """What of a variant runs in 8 bits, what that costs, and how the loss goes over time."""
-    print_table(
-        f"{variant}: {record.activations} activations, calibrated on {record.clip}",
-        ("nodes", "in 8 bits", "share of the saving", "alone costs dB"),
-        (
-            (
-                group.name,
-                f"{group.quantized} of {group.nodes}",
-                f"{group.share:.1%}",
-                "" if group.alone_db is None else f"{group.alone_db:.4f}",
-            )
-            for group in record.groups
-        ),
-    )
-    loss = record.quality
-    curve = " ".join(f"{db:.3f}" for db in record.curve_db)
-    console.print(
-        f"int8 costs {loss.db:.4f} dB of PSNR of {loss.budget_db:g} allowed ({loss.before_db:.2f} -> "
-        f"{loss.after_db:.2f} dB, in {record.measured_on}); frame by frame {curve}",
-        soft_wrap=True,
-    )

@@ -33,7 +33,7 @@ from superlower.probes.tables import read
 from superlower.report import coverage as view
 from superlower.report.gather import machine
 from superlower.report.html import require_writable, write_page
-from superlower.targets.base import Precision
+from superlower.targets.base import TYPES
 from superlower.targets.catalog import targets as known_targets
 
 
@@ -72,7 +72,7 @@ def coverage(
     """
     chosen = [backend(name) for name in dict.fromkeys(backend_names)] if backend_names else backends()
     where = parse_targets(targets) if targets else known_targets()
-    wanted = list(Precision) if precisions == ["all"] else parse_precisions(precisions)
+    wanted = list(TYPES) if precisions == ["all"] else parse_precisions(precisions)
     height, width = parse_size(size) if size else (None, None)
     if model is None and not refresh_tables:
         raise BadInputError("give a program folder or an .onnx file, or --refresh-tables")

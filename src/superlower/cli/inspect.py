@@ -24,7 +24,7 @@ from superlower.frontends.contract import shape_text
 from superlower.passes.pipelines import count
 from superlower.program import analysis
 from superlower.program.model import TemporalModel
-from superlower.targets.base import Precision
+from superlower.targets.base import TYPES, Precision
 from superlower.targets.catalog import targets
 
 
@@ -267,8 +267,8 @@ def _rooflines(cost: ModelCost) -> None:
 
     print_table(
         "least ms a frame at peak rates (m: at peak bandwidth)",
-        ("target", *Precision),
-        ((target.name, *(cell(target.name, precision) for precision in Precision)) for target in known),
+        ("target", *TYPES),
+        ((target.name, *(cell(target.name, precision) for precision in TYPES)) for target in known),
     )
     unknown = [target.name for target in every if target not in known]
     if unknown:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import onnx_ir as ir
 
 from superlower.backends.base import Artifact, Backend, BuildOptions
@@ -16,9 +17,12 @@ from superlower.check.tolerance import Tolerance, quantized_tolerance, tolerance
 from superlower.doctor.examine import Context
 from superlower.doctor.treat import treat
 from superlower.driver.engine_cache import EngineCache
+from superlower.driver.lowering import Lowered
+from superlower.driver.mixed import Mixed
 from superlower.driver.quantization import Quantized
 from superlower.driver.records import record_of
 from superlower.driver.reference import Feeds
+from superlower.ir import save
 from superlower.passes.base import Pass
 from superlower.passes.pipelines import PassReport, apply
 from superlower.program.model import Frame, TemporalModel
@@ -29,6 +33,9 @@ log = logging.getLogger(__name__)
 
 _PASSES = threading.Lock()
 """Held while passes run, of several builds made at once: rewrite rules keep state of what they match."""
+
+TYPED = "typed.onnx"
+"""A graph of mixed types as the backend was given it, beside its engine."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ def build_graph(
     feeds: Sequence[Feeds],
     options: BuildOptions,
     workdir: Path,
+    first: Sequence[Pass] = (),
     last: Sequence[Pass] = (),
     cache: EngineCache | None = None,
 ) -> BuiltGraph:
@@ -75,6 +83,7 @@ def build_graph(
         feeds: to validate passes on.
         options: of the build but for its precision; settings are named BACKEND.KEY.
         workdir: an empty folder, the engine's.
+        first: passes to run before the graph is legalized.
         last: passes to run on the legalized graph that no budget by element holds for. Neither they nor what
             known bugs need of their result are validated: the last bit of a coordinate decides a level.
         cache: to take the engine from, if it was built before.
@@ -87,7 +96,7 @@ def build_graph(
     settings = {k.removeprefix(own): v for k, v in options.settings.items() if k.startswith(own)}
     context = Context(job.backend.name, job.backend.versions(), job.target, job.precision, settings)
     with _PASSES:
-        legal, reports = apply(graph, job.backend.legalize(job.target, job.precision), feeds)
+        legal, reports = apply(graph, (*first, *job.backend.legalize(job.target, job.precision)), feeds)
         changed, further = apply(legal, last)
         treated = treat(context, changed, () if last else feeds)
     asked = replace(options, precision=job.precision, settings=settings)
@@ -95,6 +104,9 @@ def build_graph(
         artifact = job.backend.compile(treated.model, job.target, asked, workdir)
     else:
         artifact = cache.compile(job.backend, treated.model, job.target, asked, workdir)
+    if job.precision is Precision.MIXED:
+        save(treated.model, workdir / TYPED)
+        artifact = msgspec.structs.replace(artifact, files={**artifact.files, "typed": TYPED})
     return BuiltGraph(artifact, (*reports, *further, *treated.reports), treated.warnings)
 
 
@@ -120,7 +132,7 @@ def build_engine(
     feeds: Sequence[Feeds],
     options: BuildOptions,
     workdir: Path,
-    quantized: Quantized | None = None,
+    lowered: Lowered | None = None,
     cache: EngineCache | None = None,
 ) -> BuiltEngine:
     """Build one graph of a model into a folder of its own, which then holds just what the engine needs.
@@ -130,7 +142,7 @@ def build_engine(
         feeds: to validate its passes on.
         options: as of `build_graph`, with the states to keep inside.
         workdir: made here.
-        quantized: how int8 jobs quantize the model.
+        lowered: how the job quantizes or types the model, if it does.
         cache: as of `build_graph`.
 
     Raises:
@@ -138,13 +150,12 @@ def build_engine(
     """
     workdir.mkdir(parents=True)
     records: list[PassRecord] = []
-    if quantized is None:
+    if lowered is None:
         built = build_graph(job, model.graphs[name], feeds, options, workdir, cache=cache)
     else:
-        records += [record_of(name, report) for report in quantized.reports[name]]
-        one = quantized.pass_for(name, job.backend)
-        graph = quantized.model.graphs[name]
-        built = build_graph(job, graph, feeds, options, workdir, last=[one] if one else [], cache=cache)
+        records += [record_of(name, report) for report in lowered.reports[name]]
+        first, last = lowered.passes_for(name, job.backend)
+        built = build_graph(job, lowered.model.graphs[name], feeds, options, workdir, first, last, cache)
     records += [record_of(name, report) for report in built.reports]
     for warning in built.warnings:
         log.warning("%s, %s: %s", job.name, name, warning)
@@ -152,13 +163,11 @@ def build_engine(
     return BuiltEngine(built.artifact, tuple(records), built.warnings)
 
 
-def limit_of(
-    precision: Precision, frame: Frame, atol: float | None, quantized: Quantized | None
-) -> Tolerance:
-    """What engines are held to: the precision's tolerance, the quantized model's, or the user's own."""
-    if quantized is None or atol is not None:
+def limit_of(precision: Precision, frame: Frame, atol: float | None, lowered: Lowered | None) -> Tolerance:
+    """What engines are held to: the precision's tolerance, the lowered model's, or the user's own."""
+    if lowered is None or atol is not None:
         return tolerance(precision, frame, atol)
-    return quantized_tolerance(quantized.record.golden_db, frame)
+    return quantized_tolerance(lowered.record.golden_db, frame)
 
 
 def variant_of(
@@ -167,14 +176,14 @@ def variant_of(
     precision: Precision,
     engines: Mapping[str, BuiltEngine],
     limit: Tolerance,
-    quantized: Quantized | None = None,
+    lowered: Lowered | None = None,
 ) -> Variant:
     """A variant of built engines, not measured yet: `mixed` where they are of several backends.
 
     Args:
         engines: by graph.
         limit: what it is held to.
-        quantized: how the model was quantized, if it was.
+        lowered: how the model was quantized or typed, if it was.
     """
     makers = list(dict.fromkeys(engine.artifact.backend for engine in engines.values()))
     flags = required_flags(target) if "tvm" in makers and target.kind == "cpu" else frozenset()
@@ -188,7 +197,8 @@ def variant_of(
         tolerance=limit.max_abs,
         tolerance_reason=limit.reason,
         floor_db=limit.floor_db,
-        quantization=None if quantized is None else quantized.record,
+        quantization=lowered.record if isinstance(lowered, Quantized) else None,
+        types=lowered.record if isinstance(lowered, Mixed) else None,
         machine={"processor": target.title, "flags": " ".join(sorted(flags))} if flags else {},
         warnings=tuple(f"{graph}: {text}" for graph, engine in engines.items() for text in engine.warnings),
     )

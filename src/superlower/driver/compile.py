@@ -20,9 +20,10 @@ from superlower.bundle.manifest import Measured, PassRecord, Variant
 from superlower.check.crosscheck import check_variant
 from superlower.check.reference import reference_outputs, with_choices
 from superlower.driver.building import Job, limit_of
+from superlower.driver.lowering import Lowered, Lowerings
 from superlower.driver.many_builds import Builds
 from superlower.driver.progress import Progress, Silent
-from superlower.driver.quantization import Calibration, Quantized, Quantizer
+from superlower.driver.quantization import Calibration
 from superlower.driver.racing import Race, by_course, course_name, race
 from superlower.driver.records import record_of
 from superlower.driver.reference import Feeds, validation_feeds
@@ -117,7 +118,7 @@ def compile_bundle(
         rewrites: program passes to run before all others, validated on the golden clip. If one of them costs
             quality, engines are held to the simplified model's outputs.
         truth: the golden clip's ground truth, uint8 [scale * H, scale * W, 3] a frame, if there is one.
-        calibration: clip and budget of int8 jobs.
+        calibration: clip and budgets of int8 and mixed jobs.
         atol: instead of the precision's own tolerance.
         keep_going: leave out jobs that fail rather than fail with the first.
         builds: how many at a time, and a cache; one by one without a cache if None.
@@ -128,8 +129,8 @@ def compile_bundle(
         BuildFailedError, UnsupportedOperatorError, MissingSdkError: as the backend found.
     """
     progress, builds = progress or Silent(), builds or Builds()
-    if states_inside and racing:
-        raise BadInputError("engines race with their states in the host's memory: leave out --state engine")
+    if racing:
+        _require_race(jobs, states_inside)
     if states_inside:
         jobs = _that_keep_states(jobs, model)
     variants: list[Variant] = []
@@ -151,19 +152,19 @@ def compile_bundle(
         records = (*(record_of(model.program.name, report) for report in reports), *records)
         files.write_model(clean, folder / PROGRAM_FOLDER)
         golden.save(folder / GOLDEN_FILE)
-        quantizer = Quantizer(clean, feeds, calibration, golden, options, progress)
+        lowerings = Lowerings(clean, feeds, calibration, golden, options, progress)
 
         def check(*made: Variant) -> list[Variant]:
             return _check(Bundle(folder, seal(folder, clean.program, golden, made, records)), progress)
 
-        def quantized_for(job: Job) -> Quantized | None:
-            return quantizer.quantized_for(job.target) if job.precision is Precision.INT8 else None
+        def lowered_for(job: Job) -> Lowered | None:
+            return lowerings.lowered(job.backend, job.target, job.precision)
 
         def run_race(course: Sequence[Job]) -> Variant:
-            quantized = quantized_for(course[0])
-            limit = limit_of(course[0].precision, clean.program.frame, atol, quantized)
+            lowered = lowered_for(course[0])
+            limit = limit_of(course[0].precision, clean.program.frame, atol, lowered)
             return race(
-                Race(course, clean, feeds, golden, folder, options, limit, quantized, check, builds, progress)
+                Race(course, clean, feeds, golden, folder, options, limit, lowered, check, builds, progress)
             )
 
         if racing:
@@ -177,7 +178,7 @@ def compile_bundle(
         else:
             states = {n: state_pairs(clean.program, n) if states_inside else () for n in clean.graphs}
             todo = VariantBuilds(clean, feeds, options, states, folder, atol, builds, progress)
-            variants, failures = todo.build(jobs, quantized_for, keep_going)
+            variants, failures = todo.build(jobs, lowered_for, keep_going)
         if not variants:
             raise failures[0].error
         checked = check(*variants)
@@ -195,6 +196,13 @@ def compile_bundle(
             raise failures[0].error
         seal(folder, clean.program, golden, kept, records)
     return Compiled(Bundle.open(output), tuple(failures))
+
+
+def _require_race(jobs: Sequence[Job], states_inside: bool) -> None:
+    if states_inside:
+        raise BadInputError("engines race with their states in the host's memory: leave out --state engine")
+    if any(job.precision is Precision.MIXED for job in jobs):
+        raise BadInputError("types are searched for one backend at a time: name it (--backend openvino)")
 
 
 def _simplified(

@@ -18,10 +18,12 @@ from superlower.driver.closed_loop import closed_loop
 from superlower.driver.footage import Footage
 from superlower.driver.node_groups import NodeGroup, Nodes, node_groups, together
 from superlower.driver.placement import Placement, Trial, search
+from superlower.driver.precision_search import Limits
 from superlower.driver.progress import Progress, Silent
 from superlower.errors import BadInputError, OutputsDifferError
-from superlower.metrics.loss import quality_loss
+from superlower.metrics.loss import Judge
 from superlower.passes._levels import SIGNED, UNSIGNED
+from superlower.passes.base import Pass
 from superlower.passes.pipelines import PassReport, apply
 from superlower.passes.quantize import Quantize
 from superlower.passes.reorder_depth_to_space import ReorderDepthToSpace
@@ -33,7 +35,10 @@ from superlower.targets.catalog import target
 Array = NDArray[np.generic]
 
 BUDGET_DB = 0.05
-"""What `--precision int8` may cost by default: a tenth of what a reader of tables would call a difference."""
+"""What int8 and mixed types may cost by default: a tenth of what readers of tables call a difference."""
+
+BUDGET_FLICKER, BUDGET_TOF = 0.05, 0.005
+"""What mixed types may add between frames by default, in levels of 255 and in pixels: see decision 12."""
 
 
 _FASTEST = ("openvino", "onnxruntime")
@@ -42,15 +47,24 @@ _FASTEST = ("openvino", "onnxruntime")
 
 @dataclass(frozen=True)
 class Calibration:
-    """What int8 jobs are calibrated on, and held to.
+    """What int8 and mixed jobs are calibrated on, and held to.
 
     Attributes:
         footage: the clip, and its ground truth.
         budget_db: largest mean loss of luma PSNR over the clip.
+        budget_flicker: largest growth of flicker in levels of 255; mixed jobs are held to it.
+        budget_tof: largest growth of tOF in pixels, where OpenCV is installed; likewise.
     """
 
     footage: Footage
     budget_db: float = BUDGET_DB
+    budget_flicker: float = BUDGET_FLICKER
+    budget_tof: float = BUDGET_TOF
+
+    @property
+    def limits(self) -> Limits:
+        """Of a search of types."""
+        return Limits(self.budget_db, self.budget_flicker, self.budget_tof)
 
 
 @dataclass(frozen=True)
@@ -73,9 +87,10 @@ class Quantized:
     activations: str
     record: QuantizationRecord
 
-    def pass_for(self, graph: str, sdk: Backend) -> Quantize | None:
-        """The pass that quantizes a graph for a backend; None where nothing in it is quantized."""
-        return _pass(self.ranges, self.nodes, graph, self.activations, sdk)
+    def passes_for(self, graph: str, sdk: Backend) -> tuple[list[Pass], list[Pass]]:
+        """Passes that quantize a graph for a backend: before it is legalized (none) and after."""
+        one = _pass(self.ranges, self.nodes, graph, self.activations, sdk)
+        return [], [] if one is None else [one]
 
 
 class Quantizer:
@@ -115,10 +130,10 @@ class Quantizer:
             raise BadInputError("int8 is calibrated on video: give a clip (--calibrate CLIP)")
         activations = SIGNED if where.kind == "nvidia-gpu" else UNSIGNED
         if activations not in self._done:
-            prepared, reports = _prepared(self._model, self._feeds)
+            model, reports = prepared(self._model, self._feeds)
             runs = _runs(where)
             self._done[activations] = quantize(
-                prepared,
+                model,
                 reports,
                 self._calibration,
                 self._golden,
@@ -140,7 +155,7 @@ def _runs(where: Target) -> tuple[Backend, Target]:
     return backend("onnxruntime"), target("cpu")
 
 
-def _prepared(
+def prepared(
     model: TemporalModel, feeds: Mapping[str, Sequence[Feeds]]
 ) -> tuple[TemporalModel, dict[str, list[PassReport]]]:
     """The model with its pixel shuffles where quantization wants them; exact, and validated on the feeds."""
@@ -190,13 +205,13 @@ def quantize(
         raise BadInputError("the model has no convolution of constant weights to quantize: leave out int8")
     with closed_loop(sdk, where, Precision.INT8, options) as run:
         progress.stage("searching what to quantize", len(groups) + 3)
-        before = run(model, frames)
+        judge = Judge(run(model, frames), model.program.frame, footage.truth)
 
         def attempt(chosen: Sequence[NodeGroup], using: Ranges = ranges) -> Trial:
             nodes = together(chosen)
             after = run(_graphs(model, using, nodes, activations, sdk), frames)
             progress.advance(", ".join(g.name for g in chosen))
-            return _trial(chosen, before, after, footage, model)
+            return Trial(tuple(g.name for g in chosen), *judge.losses(after))
 
         placement = search(groups, attempt, budget_db)
         if placement.trial is None:
@@ -235,21 +250,6 @@ def _graphs(
         assert one is not None
         graphs[name], _ = apply(graphs[name], [one])
     return model.with_graphs(graphs)
-
-
-def _trial(
-    chosen: Sequence[NodeGroup],
-    before: Sequence[Array],
-    after: Sequence[Array],
-    footage: Footage,
-    model: TemporalModel,
-) -> Trial:
-    frame, truth = model.program.frame, footage.truth
-    curve = tuple(
-        quality_loss([old], [new], frame, [picture]).db
-        for old, new, picture in zip(before, after, truth, strict=True)
-    )
-    return Trial(tuple(g.name for g in chosen), quality_loss(before, after, frame, truth), curve)
 
 
 def _record(

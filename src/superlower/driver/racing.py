@@ -17,9 +17,9 @@ from superlower.bundle.golden import GoldenClip
 from superlower.bundle.manifest import RacedEngine, RacedProgram, RaceRecord, Variant
 from superlower.check.tolerance import Tolerance
 from superlower.driver.building import BuiltEngine, Job, build_engine, variant_of
+from superlower.driver.lowering import Lowered
 from superlower.driver.many_builds import Builds, make
 from superlower.driver.progress import Progress
-from superlower.driver.quantization import Quantized
 from superlower.driver.race_choice import Candidate, Time, candidates, ranked, worth_timing
 from superlower.driver.race_estimates import estimated_ms
 from superlower.driver.race_timing import (
@@ -54,7 +54,7 @@ class Race:
         folder: the bundle's, where the variant is made.
         options: of every build.
         limit: what the variant is held to.
-        quantized: how int8 engines are quantized.
+        lowered: how int8 engines are quantized.
         check: measures variants that lie in the bundle's folder.
         builds: how many at a time, and a cache.
         progress: told of stages.
@@ -67,7 +67,7 @@ class Race:
     folder: Path
     options: BuildOptions
     limit: Tolerance
-    quantized: Quantized | None
+    lowered: Lowered | None
     check: Callable[[Variant], Sequence[Variant]]
     builds: Builds
     progress: Progress
@@ -136,7 +136,7 @@ def _build(asked: Race, aside: Path) -> _Field:
     def task(job: Job, graph: str) -> BuiltEngine:
         place, feeds = aside / job.backend.name / graph, asked.feeds[graph]
         return build_engine(
-            job, graph, asked.model, feeds, asked.options, place, asked.quantized, asked.builds.cache
+            job, graph, asked.model, feeds, asked.options, place, asked.lowered, asked.builds.cache
         )
 
     tasks = {
@@ -272,7 +272,7 @@ def _take(asked: Race, found: _Field, timed: _Timed) -> Variant:
         engines = {graph: found.engines[graph][name] for graph, name in one.backends.items()}
         job = asked.jobs[0]
         (variant,) = asked.check(
-            variant_of(asked.name, job.target, job.precision, engines, asked.limit, asked.quantized)
+            variant_of(asked.name, job.target, job.precision, engines, asked.limit, asked.lowered)
         )
         measured = variant.measured
         if measured is None or measured.within(variant.tolerance, variant.floor_db):

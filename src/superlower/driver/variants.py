@@ -12,9 +12,9 @@ from superlower.backends.base import BuildOptions
 from superlower.bundle.bundle import VARIANT_FOLDER
 from superlower.bundle.manifest import Variant
 from superlower.driver.building import BuiltEngine, Job, build_engine, limit_of, variant_of
+from superlower.driver.lowering import Lowered
 from superlower.driver.many_builds import Builds, make
 from superlower.driver.progress import Progress
-from superlower.driver.quantization import Quantized
 from superlower.driver.reference import Feeds
 from superlower.errors import SuperlowerError
 from superlower.program.model import TemporalModel
@@ -42,7 +42,7 @@ class VariantBuilds:
     progress: Progress
 
     def build(
-        self, jobs: Sequence[Job], quantized_for: Callable[[Job], Quantized | None], keep_going: bool
+        self, jobs: Sequence[Job], lowered_for: Callable[[Job], Lowered | None], keep_going: bool
     ) -> tuple[list[Variant], list[Failure]]:
         """A variant of each job that doesn't fail."""
         variants: list[Variant] = []
@@ -50,7 +50,7 @@ class VariantBuilds:
         many = self.builds.at_once > 1
         for some in [jobs] if many else [[job] for job in jobs]:
             try:
-                quantized = {job.name: quantized_for(job) for job in some}
+                lowered = {job.name: lowered_for(job) for job in some}
             except SuperlowerError as failed:
                 if not keep_going:
                     raise
@@ -58,7 +58,7 @@ class VariantBuilds:
                 continue
             what = f"{len(some) * len(self.model.graphs)} engines" if many else some[0].name
             self.progress.stage(f"building {what}", len(some) * len(self.model.graphs))
-            engines = self._engines(some, quantized, keep_going)
+            engines = self._engines(some, lowered, keep_going)
             for job in some:
                 made = {graph: engines[job.name, graph] for graph in self.model.graphs}
                 failed_with = next((one for one in made.values() if isinstance(one, SuperlowerError)), None)
@@ -67,7 +67,7 @@ class VariantBuilds:
                     failures.append(Failure(job.name, failed_with))
                     continue
                 of_job = {g: one for g, one in made.items() if isinstance(one, BuiltEngine)}
-                how = quantized[job.name]
+                how = lowered[job.name]
                 limit = limit_of(job.precision, self.model.program.frame, self.atol, how)
                 variants.append(variant_of(job.name, job.target, job.precision, of_job, limit, how))
         return variants, failures
@@ -76,7 +76,7 @@ class VariantBuilds:
         return self.folder / VARIANT_FOLDER / job.name
 
     def _engines(
-        self, jobs: Sequence[Job], quantized: Mapping[str, Quantized | None], keep_going: bool
+        self, jobs: Sequence[Job], lowered: Mapping[str, Lowered | None], keep_going: bool
     ) -> dict[tuple[str, str], BuiltEngine | SuperlowerError]:
         failed: dict[str, SuperlowerError] = {}
 
@@ -92,7 +92,7 @@ class VariantBuilds:
                     self.feeds[graph],
                     asked,
                     self._place(job) / graph,
-                    quantized[job.name],
+                    lowered[job.name],
                     self.builds.cache,
                 )
             except SuperlowerError as error:

@@ -19,7 +19,7 @@ ASSUMED_DB = 36.0
 """Score against the ground truth that a model is taken to have where there is none: the best that networks of
 the zoo reach on Vid4 (SOF-VSR x2 on city, 35.83 dB), since the higher the score the more a change costs."""
 
-_IDENTICAL_DB = 100.0
+IDENTICAL_DB = 100.0
 """Stands for the infinite PSNR of identical frames: of 8-bit frames that differ none comes near."""
 
 
@@ -44,12 +44,53 @@ class QualityLoss:
     after_db: float | None = None
 
 
-def quality_loss(before: Outputs, after: Outputs, frame: Frame, truth: Sequence[Image] = ()) -> QualityLoss:
-    """Compare two runs of a clip.
+class Judge:
+    """Holds runs of a clip to one before a change: what that one scores is taken once.
 
     With the ground truth, each frame's loss is the difference of its scores: of 8-bit frames, as papers have
     them. Without, the model is taken to score s = `ASSUMED_DB`, with errors that have nothing to do with what
     the change does; their squares then add up, and a change of p dB costs 10 log10(1 + 10^((s - p) / 10)).
+    """
+
+    def __init__(self, before: Outputs, frame: Frame, truth: Sequence[Image] = ()) -> None:
+        """Args:
+        before: elements of the output stream, each [1, C, scale * padded H, scale * padded W].
+        frame: the contract.
+        truth: uint8 [scale * H, scale * W, 3], one a frame, or none.
+        """
+        self._frame = frame
+        self._before = [_luma(output, frame) for output in before]
+        self._truth = [luma(picture, rounded=frame.color == "y") for picture in truth]
+        self._old = self._scores(before)
+
+    def losses(self, after: Outputs) -> tuple[QualityLoss, tuple[float, ...]]:
+        """What a run of the changed model costs: over the clip, and at each frame in dB.
+
+        Raises:
+            OutputsDifferError: an output isn't finite.
+        """
+        for t, output in enumerate(after):
+            if not np.isfinite(np.asarray(output, np.float64)).all():
+                raise OutputsDifferError(f"frame {t} holds NaN or infinity")
+        moved = [_psnr(_luma(a, self._frame), b) for a, b in zip(after, self._before, strict=True)]
+        if not self._truth:
+            losses = [float(10 * np.log10(1 + 10 ** ((ASSUMED_DB - p) / 10))) for p in moved]
+            losses = [0.0 if p == IDENTICAL_DB else loss for p, loss in zip(moved, losses, strict=True)]
+            return QualityLoss(fmean(losses), max(losses), _late(losses), fmean(moved)), tuple(losses)
+        old, new = self._old, self._scores(after)
+        losses = [a - b for a, b in zip(old, new, strict=True)]
+        loss = QualityLoss(fmean(losses), max(losses), _late(losses), fmean(moved), fmean(old), fmean(new))
+        return loss, tuple(losses)
+
+    def _scores(self, outputs: Outputs) -> list[float]:
+        if not self._truth:
+            return []
+        pairs = zip(outputs, self._truth, strict=True)
+        return [_psnr(_luma(output, self._frame, rounded=True), plane) for output, plane in pairs]
+
+
+def quality_loss(before: Outputs, after: Outputs, frame: Frame, truth: Sequence[Image] = ()) -> QualityLoss:
+    """Compare two runs of a clip, as `Judge` does.
 
     Args:
         before, after: elements of the output stream, each [1, C, scale * padded H, scale * padded W].
@@ -59,21 +100,7 @@ def quality_loss(before: Outputs, after: Outputs, frame: Frame, truth: Sequence[
     Raises:
         OutputsDifferError: an output isn't finite.
     """
-    for t, output in enumerate(after):
-        if not np.isfinite(np.asarray(output, np.float64)).all():
-            raise OutputsDifferError(f"frame {t} holds NaN or infinity")
-    moved = [_psnr(_luma(a, frame), _luma(b, frame)) for a, b in zip(after, before, strict=True)]
-    if not truth:
-        losses = [float(10 * np.log10(1 + 10 ** ((ASSUMED_DB - p) / 10))) for p in moved]
-        losses = [0.0 if p == _IDENTICAL_DB else loss for p, loss in zip(moved, losses, strict=True)]
-        return QualityLoss(fmean(losses), max(losses), _late(losses), fmean(moved))
-    planes = [luma(picture, rounded=frame.color == "y") for picture in truth]
-    old, new = (
-        [_psnr(_luma(o, frame, rounded=True), p) for o, p in zip(outputs, planes, strict=True)]
-        for outputs in (before, after)
-    )
-    losses = [a - b for a, b in zip(old, new, strict=True)]
-    return QualityLoss(fmean(losses), max(losses), _late(losses), fmean(moved), fmean(old), fmean(new))
+    return Judge(before, frame, truth).losses(after)[0]
 
 
 def _late(losses: Sequence[float]) -> float:
@@ -81,7 +108,7 @@ def _late(losses: Sequence[float]) -> float:
 
 
 def _psnr(image: Plane, reference: Plane) -> float:
-    return min(psnr(image, reference), _IDENTICAL_DB)
+    return min(psnr(image, reference), IDENTICAL_DB)
 
 
 def _luma(output: npt.NDArray[np.generic], frame: Frame, *, rounded: bool = False) -> Plane:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,19 +12,18 @@ from superlower.ir import constant_value
 
 
 class Retyping:
-    """Values of a graph that go from fp32 to a half type, and the casts this makes, one a value."""
+    """Values of a graph that go from fp32 to a half type, and the casts this makes, one a value and type."""
 
-    def __init__(self, graph: ir.Graph, half: ir.DataType) -> None:
+    def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self.half = half
-        self.halved: set[ir.Value] = set()
+        self.halved: dict[ir.Value, ir.DataType] = {}
         self._typed: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
-    def halve(self, value: ir.Value) -> None:
-        """Declare that the value is of the half type."""
+    def halve(self, value: ir.Value, half: ir.DataType) -> None:
+        """Declare that the value is of a half type."""
         # Not `value.dtype = ...`: that writes into a type object that clones of the model share.
-        value.type = ir.TensorType(self.half)
-        self.halved.add(value)
+        value.type = ir.TensorType(half)
+        self.halved[value] = half
 
     def concerns(self, value: ir.Value) -> bool:
         """Whether the value is fp32, or was."""
@@ -52,12 +53,30 @@ class Retyping:
             self._typed[key] = made
         return self._typed[key]
 
+    def retype(self, chosen: Mapping[ir.Node, tuple[ir.DataType, frozenset[int]]]) -> None:
+        """Let nodes compute in half types: what they make is of it, and every node reads the type it takes.
+
+        Args:
+            chosen: node -> its type, and the positions of the inputs that are of it.
+        """
+        nodes = list(self.graph)
+        for node, (half, _) in chosen.items():
+            for output in node.outputs:
+                if output.dtype == ir.DataType.FLOAT:
+                    self.halve(output, half)
+        for node in nodes:
+            half, positions = chosen.get(node, (ir.DataType.FLOAT, frozenset[int]()))
+            for i, operand in enumerate(node.inputs):
+                if operand is not None and self.concerns(operand):
+                    wanted = half if i in positions else ir.DataType.FLOAT
+                    node.replace_input_with(i, self.typed(operand, wanted))
+
     def widen_outputs(self) -> None:
-        """Give outputs of the half type back as fp32, under their names."""
+        """Give outputs of a half type back as fp32, under their names."""
         for i, value in enumerate(self.graph.outputs):
             if value in self.halved:
                 wide = self.typed(value, ir.DataType.FLOAT)
-                wide.name, value.name = value.name, f"{value.name}_{self.half.name.lower()}"
+                wide.name, value.name = value.name, f"{value.name}_{self.halved[value].name.lower()}"
                 self.graph.outputs[i] = wide
 
 

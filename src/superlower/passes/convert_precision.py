@@ -17,7 +17,7 @@ from superlower.passes.canonicalize_affine import CanonicalizeAffine
 from superlower.passes.collapse_flow_warp import CollapseFlowWarp
 from superlower.passes.fold_constants import FoldConstants
 
-_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+HALF_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 _LAYERS = 70
 _BUDGETS = {
     name: Budget(
@@ -61,7 +61,7 @@ class ConvertPrecision(Pass):
 
     def __post_init__(self) -> None:
         """Check the options, and take the type's budget."""
-        if self.to not in _TYPES or self.io not in ("keep", "convert"):
+        if self.to not in HALF_TYPES or self.io not in ("keep", "convert"):
             raise BadInputError(
                 f"convert-precision: to={self.to}, io={self.io}; to is fp16 or bf16, io is keep or convert"
             )
@@ -69,7 +69,7 @@ class ConvertPrecision(Pass):
 
     def run(self, model: ir.Model) -> Applied:
         """See the class."""
-        graph, half = model.graph, _TYPES[self.to]
+        graph, half = model.graph, HALF_TYPES[self.to]
         kept = coordinate_nodes(graph)
         refused: list[Site] = []
         chosen: dict[ir.Node, frozenset[int]] = {}
@@ -83,26 +83,15 @@ class ConvertPrecision(Pass):
                 chosen[node] = positions
         chosen = {node: positions for node, positions in chosen.items() if positions}
         if chosen:
-            self._retype(graph, Retyping(graph, half), chosen)
+            types = Retyping(graph)
+            if self.io == "convert":
+                for value in graph.inputs:
+                    if value.dtype == ir.DataType.FLOAT and any(n in chosen for n, _ in value.uses()):
+                        types.halve(value, half)
+            types.retype({node: (half, positions) for node, positions in chosen.items()})
+            if self.io == "keep":
+                types.widen_outputs()
             common.NameFixPass()(model)
             tidy(model)
         sites = (Site(label(node), f"{node.op_type} in {self.to}") for node in chosen)
         return Applied(tuple(sites), tuple(refused))
-
-    def _retype(self, graph: ir.Graph, types: Retyping, chosen: dict[ir.Node, frozenset[int]]) -> None:
-        nodes = list(graph)
-        if self.io == "convert":
-            for value in graph.inputs:
-                if value.dtype == ir.DataType.FLOAT and any(n in chosen for n, _ in value.uses()):
-                    types.halve(value)
-        for node in chosen:
-            for output in node.outputs:
-                if output.dtype == ir.DataType.FLOAT:
-                    types.halve(output)
-        for node in nodes:
-            for i, operand in enumerate(node.inputs):
-                if operand is not None and types.concerns(operand):
-                    wanted = types.half if i in chosen.get(node, ()) else ir.DataType.FLOAT
-                    node.replace_input_with(i, types.typed(operand, wanted))
-        if self.io == "keep":
-            types.widen_outputs()

@@ -25,7 +25,7 @@ Image = NDArray[np.uint8]
 SHARED_PASSES = "every variant"
 """The stage of passes that run before any backend's own."""
 
-_NOT_LOADED = ("log", "layers")
+_NOT_LOADED = ("log", "layers", "typed")
 _PORTS = ("inputs", "outputs")
 """Facts that only loading an engine needs."""
 

@@ -8,13 +8,21 @@ import msgspec
 
 
 class Precision(StrEnum):
-    """Element type of the arithmetic in an engine's graphs; warp coordinates are always fp32."""
+    """Element type of the arithmetic in an engine's graphs; warp coordinates are always fp32.
+
+    `MIXED` is none: every node has a type of its own, which the graph states.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
     INT8 = "int8"
     FP8 = "fp8"
+    MIXED = "mixed"
+
+
+TYPES = tuple(precision for precision in Precision if precision is not Precision.MIXED)
+"""Those that are element types."""
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

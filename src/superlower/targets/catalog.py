@@ -18,11 +18,11 @@ import msgspec
 
 from superlower import plugins
 from superlower.errors import BadInputError, unknown_name
-from superlower.targets.base import Figure, Precision, Target
+from superlower.targets.base import TYPES, Figure, Precision, Target
 from superlower.targets.detect import cpu_target
 
 KINDS = ("cpu", "nvidia-gpu", "intel-gpu")
-PEAKS = (*Precision, "tf32")
+PEAKS = (*TYPES, "tf32")
 
 _SPECIFIER = re.compile(r"(?:==|!=|~=|<=|>=|<|>)[0-9]+(?:\.[0-9]+)*(?:\.post[0-9]+|\.\*)?")
 
@@ -143,6 +143,8 @@ def _problems(entry: Target) -> list[tuple[str, str]]:
         found.append(("compute_capability", "an NVIDIA GPU has one (70, 75, ...), and nothing else does"))
     if Precision.FP32 not in entry.precisions or len(set(entry.precisions)) != len(entry.precisions):
         found.append(("precisions", "must hold fp32, and each precision once"))
+    if Precision.MIXED in entry.precisions:
+        found.append(("precisions", "mixed is no element type: list those that may be mixed"))
     if "kind" not in entry.tvm:
         found.append(("tvm", "a TVM target dictionary has a `kind`"))
     for backend, ranges in entry.backends.items():

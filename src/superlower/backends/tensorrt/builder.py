@@ -147,6 +147,10 @@ def build(fields: dict[str, object], workdir: Path) -> dict[str, object]:
 def _build(request: Request, workdir: Path, device: Device | None) -> dict[str, object]:
     model = ir.load(workdir / MODEL)
     sdk = process_sdk(request.sdk)
+    if not sdk.strongly_typed and request.precision is Precision.MIXED:
+        raise BuildFailedError(
+            f"{request.title} {sdk.module.__version__} takes no types from the graph: install 10 or later"
+        )
     sdk.clear()
     if device is not None:
         sdk.register_plugins()

@@ -34,6 +34,7 @@ _PRECISIONS = {
     Precision.BF16: "superlower hasn't verified TVM's bf16 kernels",
     Precision.INT8: "",
     Precision.FP8: "",
+    Precision.MIXED: "its kernels are fp32, or fp16 on GPUs: quantized convolutions run in float",
 }
 
 
@@ -64,6 +65,10 @@ class Tvm:
     def serves(self, target: Target, precision: Precision) -> str | None:
         """Why it can't build for the target at that precision; None if it can."""
         return sdk.unserved("tvm", target, precision, kinds=_KINDS, precisions=_PRECISIONS)
+
+    def emulated(self, target: Target) -> dict[Precision, str]:
+        """Quantized convolutions are float ones between conversions, on any target."""
+        return {Precision.INT8: "TVM computes quantized convolutions in float"}
 
     def coverage(self, model: ir.Model, target: Target, precision: Precision) -> Sequence[NodeSupport]:
         """How each node is served, in graph order, as TVM's importer says (and the cases it gets wrong)."""
