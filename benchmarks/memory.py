@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from superlower.bundle.bundle import Bundle
 from superlower.cli.common import Bars, console, parse_size, print_table
-from superlower.driver.memory import OVERHEADS, predict
+from superlower.driver.memory import RUNTIMES, predict
 from superlower.errors import SuperlowerError
 from superlower.program.tiles import Tile, tiles
 from superlower.runtime.load import open_runners
@@ -98,11 +98,11 @@ def main() -> int:
     given = parser.parse_args()
     try:
         size = parse_size(given.size)
-        about = machine(list(OVERHEADS))
+        about = machine(list(RUNTIMES))
         with tempfile.TemporaryDirectory(prefix="superlower-") as folder, Bars() as progress:
-            built = build(Path(folder) / "bundle", size, list(OVERHEADS), progress, blocks=given.blocks)
+            built = build(Path(folder) / "bundle", size, list(RUNTIMES), progress, blocks=given.blocks)
             rows = [
-                measure(built.bundle, b, what) for b in OVERHEADS for what in ("whole frames", "two tiles")
+                measure(built.bundle, b, what) for b in RUNTIMES for what in ("whole frames", "two tiles")
             ]
     except SuperlowerError as error:
         return fail(error)

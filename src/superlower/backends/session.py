@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import LifoQueue
 
 import numpy as np
 
@@ -66,7 +66,8 @@ class PooledSession:
         reset: Callable[[], None] | None = None,
     ) -> None:
         self._inputs = dict(inputs)
-        self._idle: SimpleQueue[Runner] = SimpleQueue()
+        # The last one back is the next one out: those that a run doesn't need never touch their memory.
+        self._idle: LifoQueue[Runner] = LifoQueue()
         for runner in runners:
             self._idle.put(runner)
         self._forget = reset
@@ -100,5 +101,5 @@ class PooledSession:
     def close(self) -> None:
         """Wait for the runs in flight, then release the engine."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._idle = SimpleQueue()
+        self._idle = LifoQueue()
         self._forget = None

@@ -17,7 +17,7 @@ from superlower.cli.common import JsonFlag, console, parse_size, print_equations
 from superlower.driver.flops import Work
 from superlower.driver.inspect_engine import SUFFIXES, EngineView, LayerView, inspect_engine
 from superlower.driver.inspect_model import ModelCost, lone_cost, model_cost
-from superlower.driver.memory import OVERHEADS, predict
+from superlower.driver.memory import RUNTIMES, legalized, predict
 from superlower.errors import BadInputError
 from superlower.frontends import onnx_files
 from superlower.frontends.contract import shape_text
@@ -121,7 +121,7 @@ def inspect(
 
 def _memory(model: TemporalModel, frames: int) -> None:
     try:
-        peaks = {name: predict(model, name, frames) for name in OVERHEADS}
+        peaks = {name: predict(legalized(model, name), name, frames) for name in RUNTIMES}
     except BadInputError as error:
         console.print(f"no prediction of the process's memory: {error}", markup=False)
         return

@@ -2,44 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from fractions import Fraction
+from math import ceil, prod
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from superlower.driver.liveness import activation_bytes, weight_bytes
-from superlower.ir import io_shapes
+from superlower.backends.registry import backend as backend_of
+from superlower.driver.allocation import Trace, arena, packed
+from superlower.driver.layouts import Lowering, OnnxRuntimeLowering, OpenVinoLowering, weight_bytes
+from superlower.ir import clone, infer_shapes, io_shapes
 from superlower.program import analysis
-from superlower.program.model import TemporalModel
+from superlower.program.model import Frame, TemporalModel
+from superlower.targets.base import Precision
+from superlower.targets.catalog import target
 
 MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Overhead:
-    """What a backend's runtime takes: fitted to processes of one BasicVSR engine each, at 96x128 to 180x320.
-
-    benchmarks/memory.py holds whole programs to it. Of other models it is an estimate (docs/video.md).
+class Runtime:
+    """How a backend's runtime spends memory on a CPU, in fp32.
 
     Attributes:
-        process: bytes of a process that has loaded the runtime and one engine, the engine itself aside.
-        weights: times a graph's weights: as loaded, and in the layout that the kernels read.
-        activations: times `activation_bytes`: layout copies and allocators' slack.
-        outputs: times a graph's outputs, besides the stream's own.
+        lowering: layouts, copies and fusions.
+        allocator: where tensors lie.
+        process: bytes of a process that has loaded superlower and the runtime.
+        engine: of an engine, whatever it holds.
+        kernel: of one elementwise kernel: those are compiled one by one.
+        weights: times a graph's weights, as an engine keeps them.
+        loading: times the largest graph's weights, taken when it is loaded and not given back.
+        outputs: times a graph's outputs, beside the stream's own.
     """
 
+    lowering: type[Lowering]
+    allocator: Callable[[Trace], int]
     process: int
+    engine: int
+    kernel: int
     weights: float
-    activations: float
+    loading: float
     outputs: float
 
 
-OVERHEADS = {
-    "onnxruntime": Overhead(124 * MIB, 2.0, 1.45, 0.0),
-    "openvino": Overhead(143 * MIB, 4.0, 1.1, 1.0),
+RUNTIMES = {
+    "onnxruntime": Runtime(OnnxRuntimeLowering, arena, 129 * MIB, 3 * MIB, 0, 1.0, 2.3, 0.0),
+    "openvino": Runtime(OpenVinoLowering, packed, 180 * MIB, 4 * MIB, 450 * 1024, 2.3, 0.0, 1.0),
 }
-"""By backend, in fp32 on a CPU: ONNX Runtime 1.31 without memory patterns, OpenVINO 2026.4."""
+"""By backend: ONNX Runtime 1.32 without memory patterns, OpenVINO 2026.4."""
+
+
+@dataclass(frozen=True)
+class EngineMemory:
+    """What an engine takes while it is called, in bytes.
+
+    Attributes:
+        weights: its constants as it keeps them, and its kernels.
+        activations: tensors within it, as its allocator places them.
+        outputs: of its own, beside those it hands out.
+    """
+
+    weights: int
+    activations: int
+    outputs: int
+
+    @property
+    def total(self) -> int:
+        """Of the engine."""
+        return self.weights + self.activations + self.outputs
 
 
 @dataclass(frozen=True)
@@ -56,36 +89,72 @@ class Peak:
         return self.process + self.engines + self.streams
 
 
-def engine_bytes(graph: ir.Model, backend: str) -> int:
-    """A graph's engine on a CPU in fp32 while it is called: weights, activations, outputs of its own.
+def legalized(model: TemporalModel, backend: str, precision: Precision = Precision.FP32) -> TemporalModel:
+    """A model whose graphs are as a backend takes them for a CPU; the passes aren't validated."""
+    graphs = {}
+    for name, graph in model.graphs.items():
+        legal = clone(graph)
+        for one in backend_of(backend).legalize(target("cpu"), precision):
+            one.run(legal)
+        graphs[name] = infer_shapes(legal)
+    return model.with_graphs(graphs)
+
+
+def engine_memory(graph: ir.Model, backend: str, area: Fraction = Fraction(1)) -> EngineMemory:
+    """A graph's engine on a CPU in fp32.
 
     Args:
-        graph: as the backend takes it, or before: rewrites move little of what is alive at the peak.
-        backend: one of `OVERHEADS`.
+        graph: as the backend takes it (see `legalized`).
+        backend: one of `RUNTIMES`.
+        area: of the frame it is to be built for, in those of the graph's own.
+
+    Raises:
+        BadInputError: a value whose size isn't static.
     """
-    cost = OVERHEADS[backend]
+    runtime = RUNTIMES[backend]
+    lowered = runtime.lowering(graph, area)
     outputs = sum(prod(shape) for shape in io_shapes(graph)[1].values()) * np.dtype(np.float32).itemsize
-    return round(
-        cost.weights * weight_bytes(graph)
-        + cost.activations * activation_bytes(graph)
-        + cost.outputs * outputs
+    weights = round(runtime.weights * weight_bytes(graph, area))
+    return EngineMemory(
+        runtime.engine + runtime.kernel * lowered.kernels + weights,
+        runtime.allocator(lowered.trace),
+        ceil(runtime.outputs * outputs * area),
     )
 
 
-def predict(model: TemporalModel, backend: str, frames: int) -> Peak:
-    """The peak of upscaling a clip in one go, at the program's frame size, one call at a time.
+def predict(
+    model: TemporalModel,
+    backend: str,
+    frames: int,
+    size: tuple[int, int] | None = None,
+    *,
+    in_flight: int = 1,
+) -> Peak:
+    """The peak of upscaling a clip in one go.
 
     Args:
-        model: a legal model whose graphs have static sizes.
-        backend: one of `OVERHEADS`.
+        model: a legal model whose graphs have static sizes, as the backend takes them (see `legalized`).
+        backend: one of `RUNTIMES`.
         frames: in the clip, or in a chunk with what it looks ahead.
+        size: of the frame; by default the one that the graphs were exported for.
+        in_flight: calls at a time; of the engines' memory it is told as if each ran one.
 
     Raises:
         BadInputError: a value inside a graph whose size isn't static.
     """
-    frame = model.program.frame
+    height, width = size or (model.program.frame.height, model.program.frame.width)
+    area = area_of(model.program.frame, height, width)
+    runtime = RUNTIMES[backend]
+    engines = sum(engine_memory(graph, backend, area).total for graph in model.graphs.values())
+    largest = max(weight_bytes(graph, area) for graph in model.graphs.values())
     return Peak(
-        OVERHEADS[backend].process,
-        sum(engine_bytes(graph, backend) for graph in model.graphs.values()),
-        analysis.peak_bytes(model.program, frames, frame.height, frame.width),
+        runtime.process,
+        engines + round(runtime.loading * largest),
+        analysis.peak_bytes(model.program, frames, height, width, in_flight),
     )
+
+
+def area_of(frame: Frame, height: int, width: int) -> Fraction:
+    """Pixels of a padded frame of another size, in those of a program's own."""
+    other = msgspec.structs.replace(frame, height=height, width=width)
+    return Fraction(prod(other.padded), prod(frame.padded))
