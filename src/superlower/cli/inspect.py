@@ -91,8 +91,7 @@ def inspect(
         return
     _program(model)
     console.print(f"peak of the streams over {frames} frames at {height}x{width}: {peak / 1e6:.1f} MB")
-    if asked is None or asked == (model.program.frame.height, model.program.frame.width):
-        _memory(model, frames)
+    _memory(model, frames, (height, width), in_flight)
     print_table(
         "graphs",
         ("graph", "nodes", "operators"),
@@ -119,14 +118,17 @@ def inspect(
         _engines(engines, layers)
 
 
-def _memory(model: TemporalModel, frames: int) -> None:
+def _memory(model: TemporalModel, frames: int, size: tuple[int, int], in_flight: int) -> None:
     try:
-        peaks = {name: predict(legalized(model, name), name, frames) for name in RUNTIMES}
+        peaks = {
+            name: predict(legalized(model, name), name, frames, size, in_flight=in_flight)
+            for name in RUNTIMES
+        }
     except BadInputError as error:
         console.print(f"no prediction of the process's memory: {error}", markup=False)
         return
     print_table(
-        f"predicted peak of the process over {frames} frames, on a CPU in fp32, one call at a time, MB",
+        f"predicted peak of the process over {frames} frames at {size[0]}x{size[1]}, on a CPU in fp32, MB",
         ("backend", "runtime", "engines", "streams", "in all"),
         (
             (name, *(f"{part / 1e6:.0f}" for part in (p.process, p.engines, p.streams, p.total)))

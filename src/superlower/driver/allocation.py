@@ -13,7 +13,7 @@ class Tensor:
     Attributes:
         nbytes: its size.
         kind: shape and type: what a runtime that gives memory from tensor to tensor goes by.
-        outside: the caller's: inputs, and outputs that are handed out.
+        outside: the caller's: an input, or an output that is handed out.
     """
 
     nbytes: int
@@ -39,9 +39,20 @@ class Step:
 
 @dataclass
 class Trace:
-    """What a runtime does in a call of a graph, in order."""
+    """What a runtime does in a call of a graph, in order.
+
+    Attributes:
+        steps: the kernels.
+        kept: bytes of what is taken when the graph is loaded, and never given back.
+    """
 
     steps: list[Step] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+
+    @property
+    def handed_out(self) -> list[Tensor]:
+        """Outputs."""
+        return [made for step in self.steps for made in step.makes if made.outside]
 
     def settle(self, *, hand_down: bool = False) -> list[tuple[int, int, int]]:
         """Blocks of memory as (first step, last step, bytes), in the order in which they are taken.
@@ -49,8 +60,8 @@ class Trace:
         An operator writes over an input that nothing reads later, where it can.
 
         Args:
-            hand_down: memory of a tensor that died waits for the next of the same kind, as ONNX Runtime's
-                planner has it, rather than going back to the allocator.
+            hand_down: as ONNX Runtime's planner has it: memory of a tensor that died waits for the next of
+                the same kind, and outputs are taken from the allocator too, until the call ends.
         """
         last: dict[Tensor, int] = {}
         for index, step in enumerate(self.steps):
@@ -60,18 +71,22 @@ class Trace:
         waiting: list[tuple[Hashable, int]] = []
         for index, step in enumerate(self.steps):
             for position, made in enumerate(step.makes):
-                if made in block or made.outside:
+                if made in block or (made.outside and not hand_down):
                     continue
                 over = [
                     t
                     for t in step.over
-                    if position == 0 and last[t] == index and t.nbytes >= made.nbytes and t in block
+                    if position == 0
+                    and not made.outside
+                    and last[t] == index
+                    and t.nbytes >= made.nbytes
+                    and t in block
                 ]
                 if over:
                     block[made] = block[over[0]]
                     continue
                 at = next((i for i, (kind, _) in enumerate(waiting) if kind == made.kind), None)
-                if hand_down and at is not None:
+                if hand_down and at is not None and not made.outside:
                     block[made] = waiting.pop(at)[1]
                 else:
                     block[made] = len(blocks)
@@ -90,6 +105,8 @@ class Trace:
                     if block[tensor] not in kept:
                         kept.add(block[tensor])
                         waiting.insert(0, (tensor.kind, block[tensor]))
+        for made in self.handed_out if hand_down else ():
+            blocks[block[made]][1] = len(self.steps) - 1
         return [(first, end, size) for first, end, size in blocks]
 
 
@@ -192,7 +209,10 @@ class _Arena:
 
 
 def arena(trace: Trace) -> int:
-    """What ONNX Runtime's arena comes to in two calls: it grows by doubling, and gives nothing back."""
+    """What ONNX Runtime's arena comes to in two calls: it grows by doubling, and gives nothing back.
+
+    One call's outputs, which lie in it, aren't counted.
+    """
     blocks = trace.settle(hand_down=True)
     taking: dict[int, list[int]] = {}
     giving: dict[int, list[int]] = {}
@@ -200,6 +220,8 @@ def arena(trace: Trace) -> int:
         taking.setdefault(first, []).append(number)
         giving.setdefault(end, []).append(number)
     memory = _Arena()
+    for nbytes in trace.kept:
+        memory.take(nbytes)
     for _ in range(2):
         held: dict[int, tuple[int, list[int]]] = {}
         for index in range(len(trace.steps)):
@@ -207,4 +229,4 @@ def arena(trace: Trace) -> int:
                 held[number] = memory.take(blocks[number][2])
             for number in giving.get(index, ()):
                 memory.give(held.pop(number))
-    return memory.touched()
+    return max(0, memory.touched() - sum(tensor.nbytes for tensor in trace.handed_out))

@@ -35,6 +35,9 @@ _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPoo
 _FOLLOW = _POOLS | {"BatchNormalization", "DepthToSpace", "ReduceMean", "SpaceToDepth"}
 """Operators that OpenVINO runs in the layout in which their input is."""
 
+_PIECES = 2 * 2**16
+"""Bytes of columns that ONNX Runtime unfolds at a time, for two threads (MLAS_CONV_WORKING_BUFFER_SIZE)."""
+
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "DeformConv"})
 
 
@@ -45,6 +48,9 @@ class Lowering:
         trace: the steps.
         kernels: of elementwise operators; those that read one another are one.
     """
+
+    apart: frozenset[str] = frozenset()
+    """Elementwise operators that are never written over an input."""
 
     def __init__(self, model: ir.Model, area: Fraction = Fraction(1)) -> None:
         """Args:
@@ -66,6 +72,7 @@ class Lowering:
             self._at[value, PLANAR] = Tensor(self._bytes(value, PLANAR), self._kind(value), outside=True)
         for node in graph:
             self._lower(node)
+            self.trace.kept += self.keeps(node)
         for value in graph.outputs:
             self._hand_out(value)
 
@@ -91,6 +98,10 @@ class Lowering:
         """Bytes that a kernel takes while it runs."""
         return 0
 
+    def keeps(self, node: ir.Node) -> list[int]:
+        """Bytes that a kernel takes when it is loaded, beside the graph's own weights."""
+        return []
+
     # What is alike.
 
     def _lower(self, node: ir.Node) -> None:
@@ -114,8 +125,8 @@ class Lowering:
             layout = NATIVE if self.prefers_native(node, inputs) else PLANAR
             reads = tuple(dict.fromkeys(self.at(v, layout) for v in inputs))
             makes = tuple(self._new(v, layout) for v in made)
-            over = reads if node.op_type in _ELEMENTWISE else ()
-            if over:
+            over = reads if node.op_type in _ELEMENTWISE - self.apart else ()
+            if node.op_type in _ELEMENTWISE:
                 self.kernels += not any(v in self._elementwise for v in inputs)
                 self._elementwise.update(made)
             self.trace.steps.append(Step(reads, makes, over, self.scratch(node)))
@@ -216,6 +227,8 @@ class OnnxRuntimeLowering(Lowering):
     block = 16
     """Floats in a vector: AVX-512's. With AVX2 it is 8, and tensors are the same but for padding."""
 
+    apart = frozenset({"Max", "Min", "PRelu", "Pow", "Sum", "Where"})
+
     def takes_native(self, node: ir.Node) -> bool:
         shape = static_shape(node.inputs[1])
         if node.op_type != "Conv" or shape is None or len(shape) != 4:
@@ -251,11 +264,13 @@ class OnnxRuntimeLowering(Lowering):
         return -(-count // self.block) * self.block
 
     def scratch(self, node: ir.Node) -> int:
-        """Columns of a transposed or deformable convolution: those of others are unfolded piece by piece."""
+        """Columns of a transposed or deformable convolution; a piece of them a thread of one on planes."""
         weights, given = static_shape(node.inputs[1]) if len(node.inputs) > 1 else None, node.inputs[0]
         shape = static_shape(given)
-        if node.op_type not in ("ConvTranspose", "DeformConv") or weights is None or shape is None:
+        if node.op_type not in _CONVOLUTIONS or weights is None or shape is None:
             return 0
+        if node.op_type == "Conv":
+            return 0 if self.takes_native(node) or prod(weights[2:]) == 1 else _PIECES
         group = node.attributes.get_int("group", 1)
         if node.op_type == "ConvTranspose":
             rows, places = weights[1] * prod(weights[2:]), prod(shape[2:])
@@ -265,6 +280,13 @@ class OnnxRuntimeLowering(Lowering):
                 prod((static_shape(node.outputs[0]) or ())[2:]),
             )
         return ceil(4 * rows * places * self._area)
+
+    def keeps(self, node: ir.Node) -> list[int]:
+        """Weights that a kernel keeps in an order of its own."""
+        if node.op_type not in ("ConvTranspose", "MatMul", "Gemm"):
+            return []
+        held = constant_value(node.inputs[1])
+        return [] if held is None else [held.nbytes]
 
 
 class OpenVinoLowering(Lowering):
