@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from superlower.backends import onnxruntime, registry
+from superlower.backends.tvm.tuning import store
 from support.command import superlower
 from support.models import recurrent, save_program, save_upscaler
 from support.wrong import Wrong, install
@@ -27,6 +28,8 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda number, frame: None)
+    # Nor may what was tuned on this machine change what is built.
+    os.environ[store.FOLDER] = "off"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -36,7 +36,7 @@ class Counting(Wrong):
     def versions(self) -> dict[str, str]:
         return {"wrong": self.sdk}
 
-    def build_inputs(self, _: Target) -> dict[str, str]:
+    def build_inputs(self, _: Target, options: BuildOptions) -> dict[str, str]:
         return self.inputs
 
     def compile(self, model: onnx_ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:

@@ -215,12 +215,12 @@ def quantizes_results(backend: Backend) -> bool:
     return bool(getattr(backend, "quantizes_results", False))
 
 
-def build_inputs(backend: Backend, target: Target) -> dict[str, str]:
+def build_inputs(backend: Backend, target: Target, options: BuildOptions) -> dict[str, str]:
     """What a backend's engines for a target depend on besides the graph, the options and `versions`.
 
     One that reads anything else (a compiler it finds, a database of schedules) says so by a method
-    `build_inputs(target)`, which gives its name -> version or digest: a cached engine is taken only where all
-    of it is the same.
+    `build_inputs(target, options)`, which gives its name -> version or digest: a cached engine is taken only
+    where all of it is the same.
     """
     told = getattr(backend, "build_inputs", None)
-    return {} if told is None else dict(told(target))
+    return {} if told is None else dict(told(target, options))

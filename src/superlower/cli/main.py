@@ -30,11 +30,13 @@ from superlower.cli import (
     demo,
     doctor,
     export,
+    farm,
     inspect,
     lists,
     models,
     passes,
     prune,
+    tune,
     upscale,
 )
 from superlower.cli.common import State, console
@@ -70,6 +72,8 @@ for verb in (
     passes,
     prune,
     coverage,
+    tune,
+    farm,
     compile,
     check,
     bench,

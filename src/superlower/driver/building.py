@@ -92,22 +92,53 @@ def build_graph(
         OutputsDifferError: a pass left its budget.
         BuildFailedError, UnsupportedOperatorError, MissingSdkError: as the backend found.
     """
-    own = f"{job.backend.name}."
-    settings = {k.removeprefix(own): v for k, v in options.settings.items() if k.startswith(own)}
-    context = Context(job.backend.name, job.backend.versions(), job.target, job.precision, settings)
+    settings = own_settings(job.backend, options.settings)
+    legal = legal_graph(job, graph, feeds, settings, first, last)
+    asked = replace(options, precision=job.precision, settings=settings)
+    if cache is None:
+        artifact = job.backend.compile(legal.model, job.target, asked, workdir)
+    else:
+        artifact = cache.compile(job.backend, legal.model, job.target, asked, workdir)
+    if job.precision is Precision.MIXED:
+        save(legal.model, workdir / TYPED)
+        artifact = msgspec.structs.replace(artifact, files={**artifact.files, "typed": TYPED})
+    return BuiltGraph(artifact, legal.reports, legal.warnings)
+
+
+@dataclass(frozen=True)
+class LegalGraph:
+    """A graph as a backend compiles it, what was done to it, and what known bugs the rules warn of."""
+
+    model: ir.Model
+    reports: tuple[PassReport, ...]
+    warnings: tuple[str, ...]
+
+
+def legal_graph(
+    job: Job,
+    graph: ir.Model,
+    feeds: Sequence[Feeds] = (),
+    settings: Mapping[str, str] | None = None,
+    first: Sequence[Pass] = (),
+    last: Sequence[Pass] = (),
+) -> LegalGraph:
+    """A graph that had the default passes, legalized and treated for known bugs; see `build_graph`.
+
+    Args:
+        settings: of the backend, by their own names.
+    """
+    context = Context(job.backend.name, job.backend.versions(), job.target, job.precision, settings or {})
     with _PASSES:
         legal, reports = apply(graph, (*first, *job.backend.legalize(job.target, job.precision)), feeds)
         changed, further = apply(legal, last)
         treated = treat(context, changed, () if last else feeds)
-    asked = replace(options, precision=job.precision, settings=settings)
-    if cache is None:
-        artifact = job.backend.compile(treated.model, job.target, asked, workdir)
-    else:
-        artifact = cache.compile(job.backend, treated.model, job.target, asked, workdir)
-    if job.precision is Precision.MIXED:
-        save(treated.model, workdir / TYPED)
-        artifact = msgspec.structs.replace(artifact, files={**artifact.files, "typed": TYPED})
-    return BuiltGraph(artifact, (*reports, *further, *treated.reports), treated.warnings)
+    return LegalGraph(treated.model, (*reports, *further, *treated.reports), treated.warnings)
+
+
+def own_settings(backend: Backend, settings: Mapping[str, str]) -> dict[str, str]:
+    """A backend's settings by their own names, of settings named BACKEND.KEY."""
+    own = f"{backend.name}."
+    return {key.removeprefix(own): value for key, value in settings.items() if key.startswith(own)}
 
 
 @dataclass(frozen=True)

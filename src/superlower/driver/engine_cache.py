@@ -189,7 +189,7 @@ def ingredients(backend: Backend, model: ir.Model, target: Target, options: Buil
         # Machine code, and choices of kernels, for what a build finds here.
         "processor": " ".join(sorted(cpu_flags())) if target.kind == "cpu" else "",
         **{f"version of {name}": version for name, version in sorted(backend.versions().items())},
-        **{f"input {name}": value for name, value in sorted(build_inputs(backend, target).items())},
+        **{f"input {name}": value for name, value in sorted(build_inputs(backend, target, options).items())},
     }
 
 

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from superlower.errors import BadInputError, MissingSdkError
+from superlower.folders import cache_folder
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes received so far and their total, None where the sender doesn't say."""
@@ -56,9 +57,7 @@ class FetchedFile:
 
 def default_cache() -> Path:
     """$SUPERLOWER_CACHE, else $XDG_CACHE_HOME/superlower, else ~/.cache/superlower."""
-    if own := os.environ.get("SUPERLOWER_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "superlower"
+    return cache_folder()
 
 
 def fetch(

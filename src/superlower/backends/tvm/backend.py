@@ -19,13 +19,14 @@ from superlower.backends import limits, sdk, tables
 from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Session
 from superlower.backends.process import LOG, build_in_subprocess
 from superlower.backends.tvm import build, engine
+from superlower.backends.tvm.tuning.store import default_folder, digest
 from superlower.errors import BadInputError, MissingSdkError, unknown_name
 from superlower.ir import infer_shapes, io_shapes, save
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
 INSTALL = "superlower[tvm]"
-SETTINGS = ("archs", "opt-level")
+SETTINGS = ("archs", "opt-level", "tuning")
 
 _KINDS = {"cpu": "", "nvidia-gpu": "", "intel-gpu": "the apache-tvm wheel has no OpenCL runtime"}
 _PRECISIONS = {
@@ -42,7 +43,8 @@ class Tvm:
     """Builds a shared library that TVM's runtime alone can run; weights are inside.
 
     Settings: `opt-level` (0 to 3, default 3), TVM's pass level; `archs` (sm_70,sm_86,...), CUDA architectures
-    to put device code for into the engine, besides the target's own.
+    to put device code for into the engine, besides the target's own; `tuning`, folder of the tuning database
+    instead of the user's own, "off" for the default schedules.
     """
 
     name: ClassVar[str] = "tvm"
@@ -61,6 +63,11 @@ class Tvm:
         if sdk.absent("tvm", INSTALL) is not None:
             return {}
         return {name: sdk.version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
+
+    def build_inputs(self, target: Target, options: BuildOptions) -> dict[str, str]:
+        """The tuning database's measurements for the target."""
+        folder = _tuning(options)
+        return {"tuning": digest(Path(folder) if folder else None, tvm_target(target, options))}
 
     def serves(self, target: Target, precision: Precision) -> str | None:
         """Why it can't build for the target at that precision; None if it can."""
@@ -118,7 +125,11 @@ class Tvm:
         graph = workdir / "model.onnx"
         save(model, graph)
         request = build.Request(
-            model=str(graph), target=_target(target, options), archs=archs, opt_level=level
+            model=str(graph),
+            target=tvm_target(target, options),
+            archs=archs,
+            opt_level=level,
+            tuning=_tuning(options),
         )
         started = time.monotonic()
         try:
@@ -187,7 +198,7 @@ class Tvm:
                 f"compile it here"
             )
         cuda = "arch" in artifact.facts
-        threads = artifact.threads or _cores()
+        threads = artifact.threads or cores()
         many = artifact.mode == "throughput" and not cuda
         return engine.open_session(
             folder,
@@ -224,13 +235,22 @@ def _archs(target: Target, options: BuildOptions) -> tuple[str, ...]:
     return tuple(f"sm_{number}" for number in sorted(every))
 
 
-def _target(target: Target, options: BuildOptions) -> dict[str, str | int]:
+def tvm_target(target: Target, options: BuildOptions) -> dict[str, str | int]:
     """TVM's target dictionary, with the threads the user asked for as its cores."""
     threads = {"num-cores": options.threads} if options.threads and target.kind == "cpu" else {}
     return {**target.tvm, **threads}
 
 
-def _cores() -> int:
+def _tuning(options: BuildOptions) -> str:
+    """Folder of the tuning database; "" for none. What is probed is the compiler alone."""
+    asked = options.settings.get("tuning")
+    if asked == "off" or options.raw:
+        return ""
+    folder = Path(asked) if asked else default_folder()
+    return "" if folder is None else str(folder.resolve())
+
+
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

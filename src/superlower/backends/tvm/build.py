@@ -16,6 +16,7 @@ import onnx_ir as ir
 from superlower.backends import limits, probe, sdk, tables
 from superlower.backends.base import NodeSupport
 from superlower.backends.tvm.engine import LIBRARY
+from superlower.backends.tvm.schedule import cpu_target, schedule_module
 from superlower.errors import BuildFailedError, UnsupportedOperatorError
 from superlower.ir import infer_shapes, serialize
 
@@ -28,12 +29,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         target: TVM's target dictionary.
         archs: CUDA architectures to make device code for, the target's own among them, oldest first.
         opt_level: TVM's pass context level.
+        tuning: folder of the tuning database; "" builds with the default schedules.
     """
 
     model: str
     target: dict[str, str | int]
     archs: tuple[str, ...] = ()
     opt_level: int = 3
+    tuning: str = ""
 
 
 def build(request: dict[str, object], workdir: Path) -> dict[str, object]:
@@ -56,11 +59,11 @@ def build(request: dict[str, object], workdir: Path) -> dict[str, object]:
         stand_in = libraries.provide_driver(workdir)
         facts |= {"compiler": compiler.name, "arch": ",".join(asked.archs), "holds": compiler.holds}
         facts |= {"driver": stand_in} if stand_in else {}
-    module = _imported(ir.load(asked.model))
+    model = ir.load(asked.model)
     if for_gpu:
-        facts |= _build_cuda(module, asked, compiler.compile, workdir)
+        facts |= _build_cuda(_imported(model), asked, compiler.compile, workdir)
     else:
-        facts |= _build_cpu(module, asked, workdir)
+        facts |= _build_cpu(model, asked, workdir)
     return facts
 
 
@@ -119,29 +122,40 @@ def _imported(model: ir.Model) -> Any:
     return accumulate_in_float32(tvm.ir.transform.Sequential(prepare)(module))
 
 
-def _build_cpu(module: Any, asked: Request, workdir: Path) -> dict[str, object]:
+def fused(model: ir.Model, target: Mapping[str, Any], opt_level: int = 3) -> Any:
+    """A graph as the fused functions that its build for a CPU schedules, and tuning tunes.
+
+    Raises:
+        UnsupportedOperatorError: TVM's importer refuses a node.
+    """
     import tvm
     from tvm import relax
+
+    module = _imported(model)
+    with cpu_target(target)[0], tvm.transform.PassContext(opt_level=opt_level):
+        return relax.get_pipeline("zero")(module)
+
+
+def _build_cpu(model: ir.Model, asked: Request, workdir: Path) -> dict[str, object]:
+    import tvm
     from tvm.target import codegen
 
-    from superlower.backends.tvm.schedule import registers, schedule_module
+    from superlower.backends.tvm.tuning.apply import apply_records
 
-    attributes: dict[str, Any] = dict(asked.target)
-    features = frozenset(codegen.llvm_get_cpu_features(tvm.target.Target(attributes)))
-    if "avx512f" in features:
-        # LLVM would split the schedules' 512-bit tiles in two on the processors it tunes for 256 bits.
-        attributes["mattr"] = ["-prefer-256-bit"]
-    target = tvm.target.Target(attributes)
+    target, vectors = cpu_target(asked.target)
+    module = fused(model, asked.target, asked.opt_level)
+    module, used = apply_records(module, asked.target, asked.tuning)
+    module, left = schedule_module(module, vectors)
     with target, tvm.transform.PassContext(opt_level=asked.opt_level):
-        module = relax.get_pipeline("zero")(module)
-        module, left = schedule_module(module, registers(features))
         tvm.compile(module, target).export_library(str(workdir / LIBRARY))
+    features = frozenset(codegen.llvm_get_cpu_features(tvm.target.Target(asked.target)))
     needs = " ".join(sorted(features & CHECKED_FEATURES))
     print("without a default schedule:", ", ".join(left) or "none")
     return {
         "mcpu": str(asked.target.get("mcpu", "generic")),
         "cpu_features": needs,
         "unscheduled_functions": len(left),
+        **used,
     }
 
 

@@ -1,0 +1,121 @@
+"""Schedules of one task for another: of the nearest size, and of the nearest processor.
+
+A trace says how loops were split in numbers. For other sizes the inner factors are kept, each moved to the
+nearest that divides, and the outermost takes what is left; everything else of a trace holds for any size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from math import log, prod
+from typing import Any
+
+from superlower.backends.tvm.tuning.store import Record, fastest
+from superlower.backends.tvm.tuning.tasks import Task
+
+_TILE = "SamplePerfectTile"
+SUGGESTIONS = 8
+"""Schedules taken over for a task: the few best of the nearest are worth more than many of the farther."""
+
+
+def suggestions(task: Task, target: str, records: Iterable[Record], most: int = SUGGESTIONS) -> list[Record]:
+    """Records to start a task from, most promising first.
+
+    Those of the task itself on other processors come before those of like tasks of other sizes; among these,
+    the nearest sizes first, then the fastest.
+
+    Args:
+        target: key of the target tuned for.
+        records: of any task, target and version.
+    """
+    like = [r for r in records if r.trace and r.seconds and r.kind == task.kind]
+    usable = [
+        record
+        for record in like
+        if (record.task, record.target) != (task.key, target) and _family(record.target) == _family(target)
+    ]
+    order = {record: place for place, record in enumerate(fastest(usable, most))}
+    ranked = sorted(order, key=lambda r: (_far(task, target, r), order[r]))
+    found: dict[str, Record] = {}
+    for record in ranked:
+        found.setdefault(record.trace, record)
+    return list(found.values())[:most]
+
+
+def _family(target: str) -> str:
+    return target.partition("/")[0]
+
+
+def _far(task: Task, target: str, record: Record) -> tuple[float, bool]:
+    """How far a record's sizes are, summing |log ratio| over dimensions; and if its processor is another."""
+    pairs = [
+        (ours, theirs)
+        for mine, other in zip(task.shapes, record.shapes, strict=False)
+        for ours, theirs in zip(mine, other, strict=False)
+    ]
+    return sum(abs(log(max(a, 1) / max(b, 1))) for a, b in pairs), record.target != target
+
+
+def adapted(module: Any, trace: str, postprocessors: Sequence[Any]) -> Any | None:
+    """A schedule of a module after a like module's trace; None if it doesn't fit.
+
+    Args:
+        postprocessors: MetaSchedule's, initialized: what they had made of the trace is made anew.
+    """
+    from tvm import s_tir
+
+    try:
+        steps, decisions = _before_postprocessing(json.loads(trace))
+        # Once to have the steps as TVM's objects: it makes the factors divide, but as coarsely as can be.
+        drawn = applied(module, json.dumps([steps, decisions]))
+        if drawn is None:
+            return None
+        wanted = [value for step, value in decisions if steps[step][0] == _TILE]
+        schedule = s_tir.Schedule(module)
+
+        def decide(step: Any, inputs: Any, _: Any, decision: Any) -> Any:
+            if str(step.kind.name) != _TILE:
+                return decision
+            return nearest_factors(int(schedule.get(inputs[0]).extent), wanted.pop(0))
+
+        drawn.trace.apply_to_schedule(schedule, True, decide)
+        return schedule if all(one.apply(schedule) for one in postprocessors) else None
+    except Exception:
+        # TVM says by exceptions of many types that a step isn't legal here.
+        return None
+
+
+def applied(module: Any, trace: str) -> Any | None:
+    """A schedule of a module as a trace says; None where it doesn't fit."""
+    from tvm import s_tir
+    from tvm.s_tir.schedule import Trace
+
+    schedule = s_tir.Schedule(module)
+    try:
+        Trace.apply_json_to_schedule(json.loads(trace), schedule)
+    except Exception:
+        return None
+    return schedule
+
+
+def _before_postprocessing(trace: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    steps, decisions = trace
+    names = [step[0] for step in steps]
+    end = names.index("EnterPostproc") if "EnterPostproc" in names else len(names)
+    return list(steps[:end]), [[step, value] for step, value in decisions if step < end]
+
+
+def nearest_factors(extent: int, wanted: Sequence[int]) -> list[int]:
+    """Factors of an extent, the inner ones as near to those wanted as divisors can be.
+
+    >>> nearest_factors(180, [18, 8])
+    [20, 9]
+    """
+    found: list[int] = []
+    left = extent
+    for want in reversed(wanted[1:]):
+        factor = min((d for d in range(1, left + 1) if left % d == 0), key=lambda d: (abs(log(d / want)), d))
+        found.append(factor)
+        left //= factor
+    return [extent // prod(found), *reversed(found)]
