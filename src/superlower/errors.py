@@ -31,6 +31,9 @@ class OutputsDifferError(SuperlowerError):
     exit_code = 4
 
 
+NOT_FINITE = "the model's output holds NaN or infinity: try a higher --precision"
+
+
 class BuildFailedError(SuperlowerError):
     """An SDK failed to build an engine, or ran past its time limit (exit code 5)."""
 

@@ -329,7 +329,8 @@ def test_backends_without_inner_states_are_left_out_unless_named(
     assert len(made.bundle.manifest.variants) == 1
     assert [job.named for job in plan_jobs([cpu], [FP32], ["onnxruntime"])] == [True]
     assert not any(job.named for job in plan_jobs([cpu], [FP32]))
-    assert {sdk.name for sdk in backends() if keeps_states(sdk)} == {"openvino", "keeping"}
+    inside = {"openvino", "tvm", "tensorrt", "tensorrt-rtx", "keeping"}
+    assert {sdk.name for sdk in backends() if keeps_states(sdk)} == inside
 
 
 def test_what_is_asked_for_twice_is_built_once() -> None:

@@ -327,7 +327,7 @@ def test_the_output_is_checked_before_engines_are_loaded(
     monkeypatch.setattr(Bundle, "load", lambda *_: loaded.append(1))
     for run in (
         lambda: upscale(bundle, bundle.pick(), source, tmp_path / output),
-        lambda: plan(bundle, source, tmp_path / output),
+        lambda: plan(bundle, bundle.pick(), source, tmp_path / output),
     ):
         with pytest.raises(BadInputError, match=r"exists|isn't empty"):
             run()
@@ -338,11 +338,11 @@ def test_a_plan_is_what_is_then_done(make_bundle: MakeBundle, tmp_path: Path) ->
     bundle = make_bundle(bidirectional())
     source = save_folder(tmp_path / "in", 6)
     before = sorted(tmp_path.rglob("*"))
-    planned = plan(bundle, source, tmp_path / "out", limit=5, chunk=2)
+    planned = plan(bundle, bundle.pick(), source, tmp_path / "out", limit=5, chunk=2)
     assert sorted(tmp_path.rglob("*")) == before
     assert upscale(bundle, bundle.pick(), source, tmp_path / "out", limit=5, chunk=2).chunking == planned
     with pytest.raises(BadInputError, match="the bundle upscales 16x16"):
-        plan(bundle, save_folder(tmp_path / "small", 1, 12, 24), tmp_path / "more")
+        plan(bundle, bundle.pick(), save_folder(tmp_path / "small", 1, 12, 24), tmp_path / "more")
 
 
 def deep_folder(folder: Path) -> Path:

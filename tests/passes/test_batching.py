@@ -70,6 +70,9 @@ GOOD: dict[str, Build] = {
         pads=[1] * 4,
     ),
     "gathered": lambda g, x: g.Gather(x, g.ints(3, 1), axis=1),
+    "looked up": lambda g, x: g.Gather(
+        weight(g, 9, 2), g.Cast(g.Clip(x, g.const(-1), g.const(1)), to=ir.DataType.INT32.value), axis=0
+    ),
     "quantized": lambda g, x: g.DequantizeLinear(
         g.QuantizeLinear(x, g.const(0.02), g.const(128, np.uint8)), g.const(0.02), g.const(128, np.uint8)
     ),
@@ -90,6 +93,10 @@ BAD: dict[str, tuple[Build, str]] = {
     "weights of the frame": (
         lambda g, x: g.Conv(x, g.Slice(x, g.ints(0, 0), g.ints(1, 1), g.ints(2, 3))),
         "weights that depend",
+    ),
+    "looked up elsewhere": (
+        lambda g, x: g.Gather(weight(g, 1, 9), g.Cast(x, to=ir.DataType.INT32.value), axis=1),
+        "another axis than the table's first",
     ),
     "unknown": (lambda g, x: g.CumSum(x, g.const(2, np.int64)), "isn't known to keep frames apart"),
     "constant": (lambda g, x: g.Relu(weight(g, 1, 4, H, W)), "doesn't depend on any input"),

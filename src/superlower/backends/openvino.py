@@ -20,13 +20,14 @@ from superlower.backends.sdk import (
     require,
     require_own,
     require_served,
+    require_states,
     unserved,
     version,
 )
 from superlower.backends.session import PooledSession, Port, Runner
 from superlower.doctor import examine
 from superlower.errors import BadInputError, MissingSdkError
-from superlower.ir import infer_shapes, io_shapes, save, serialize
+from superlower.ir import infer_shapes, save, serialize
 from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
@@ -119,7 +120,7 @@ class OpenVino:
         require_served(self, target, options.precision)
         if not options.raw:
             limits.require(limits.context(self, target, options.precision), infer_shapes(model))
-        _check_states(model, options.stateful)
+        require_states(model, options.stateful)
         device = DEVICES[target.kind]
         prescribed = examine.settings(self.name, self.versions(), target, options.precision)
         settings = openvino_build.properties(device, options, prescribed)
@@ -185,21 +186,6 @@ def _no_device(device: str) -> str | None:
         return None
     driver = "; install the driver (intel-opencl-icd)" if device == "GPU" else ""
     return f"OpenVINO finds no {device} here, only {', '.join(seen) or 'no device'}{driver}"
-
-
-def _check_states(model: ir.Model, pairs: Sequence[tuple[str, str]]) -> None:
-    inputs, outputs = io_shapes(model)
-    for output, given in pairs:
-        if output not in outputs or given not in inputs:
-            raise BadInputError(
-                f"state pair ({output}, {given}) must name an output and an input of the graph, "
-                f"of ({', '.join(outputs)}) and ({', '.join(inputs)})"
-            )
-        if outputs[output] != inputs[given]:
-            raise BadInputError(
-                f"state pair ({output}, {given}): shapes {list(outputs[output])} and "
-                f"{list(inputs[given])} differ"
-            )
 
 
 def _compiled(artifact: Artifact, folder: Path, device: str, here: Mapping[str, str]) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import onnx_ir as ir
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -13,6 +14,7 @@ from superlower.backends.base import Artifact, Backend
 from superlower.doctor import examine
 from superlower.doctor.rules import rules
 from superlower.errors import BadInputError, MissingSdkError
+from superlower.ir import io_shapes
 from superlower.targets.base import Precision, Target
 
 
@@ -99,6 +101,22 @@ def require_own(backend: Backend, artifact: Artifact) -> None:
     """Raise BadInputError if another backend built the engine."""
     if artifact.backend != backend.name:
         raise BadInputError(f"the engine was built by {artifact.backend}, not by {backend.name}")
+
+
+def require_states(model: ir.Model, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise BadInputError unless pairs of (output, input) that an engine is to keep inside fit the graph."""
+    inputs, outputs = io_shapes(model)
+    for output, given in pairs:
+        if output not in outputs or given not in inputs:
+            raise BadInputError(
+                f"state pair ({output}, {given}) must name an output and an input of the graph, "
+                f"of ({', '.join(outputs)}) and ({', '.join(inputs)})"
+            )
+        if outputs[output] != inputs[given]:
+            raise BadInputError(
+                f"state pair ({output}, {given}): shapes {list(outputs[output])} and "
+                f"{list(inputs[given])} differ"
+            )
 
 
 def first_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import superlower
 from superlower import folders
-from superlower.backends.base import Session
+from superlower.backends.base import Artifact, Session
 from superlower.backends.registry import backend
 from superlower.bundle.golden import GOLDEN_FILE, GoldenClip
 from superlower.bundle.manifest import (
@@ -28,11 +28,14 @@ from superlower.bundle.manifest import (
 from superlower.errors import BadInputError, MissingSdkError, unknown_name
 from superlower.program import files
 from superlower.program.model import Program, TemporalModel
+from superlower.program.plan import ExecutionPlan
 from superlower.targets.catalog import target
 from superlower.targets.detect import cpu_flags
 
 PROGRAM_FOLDER = "program"
 VARIANT_FOLDER = "variants"
+PLAN_FOLDER = "plan"
+"""Of a variant: what its plan takes beside its own engines."""
 _PACKAGES = ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "openvino", "apache-tvm", "torch")
 
 
@@ -83,6 +86,13 @@ class Bundle:
     def program(self) -> Program:
         """The program all variants share."""
         return files.load_program(self.folder / PROGRAM_FOLDER)
+
+    def planned_program(self, variant: Variant) -> Program:
+        """The program that a variant's plan runs."""
+        if variant.planned is None or not variant.planned.program:
+            return self.program
+        file = self.folder / variant.planned.program
+        return files.decode(file.read_bytes(), str(file))
 
     def model(self) -> TemporalModel:
         """The program and its graphs as the default passes left them."""
@@ -145,20 +155,34 @@ class Bundle:
         Raises:
             SuperlowerError: the backend refuses an engine; those loaded before it are closed.
         """
-        sessions: dict[str, Session] = {}
-        with ExitStack() as unless_all_load:
-            for graph, artifact in variant.engines.items():
-                own = variant.backend in (artifact.backend, MIXED)
-                if not own or artifact.target != variant.target:
-                    raise BadInputError(
-                        f"foreign engine: {graph} of variant {variant.name} was built by {artifact.backend} "
-                        f"for {artifact.target}"
-                    )
-                sdk = backend(artifact.backend)
-                sessions[graph] = sdk.load(artifact, self.folder / VARIANT_FOLDER / variant.name / graph)
-                unless_all_load.callback(sessions[graph].close)
-            unless_all_load.pop_all()
-        return sessions
+        place = self.folder / VARIANT_FOLDER / variant.name
+        return load_engines(variant, {g: (artifact, place / g) for g, artifact in variant.engines.items()})
+
+    @contextmanager
+    def opened_plan(self, variant: Variant) -> Iterator[OpenedPlan]:
+        """What a variant's plan runs, for the length of a block.
+
+        Raises:
+            SuperlowerError: as of `load`.
+        """
+        planned = variant.planned
+        if planned is None:
+            with self.opened(variant) as sessions:
+                yield OpenedPlan(ExecutionPlan(), self.program, dict(variant.engines), sessions, {})
+            return
+        own = self.folder / VARIANT_FOLDER / variant.name
+        place = own / PLAN_FOLDER
+        engines = planned.engines or variant.engines
+        wanted = {g: (a, (place if planned.engines else own) / g) for g, a in engines.items()}
+        many = {g: (a, place / f"{g}.batch") for g, a in planned.batched.items()}
+        with ExitStack() as stack:
+            loaded = []
+            for some in (wanted, many):
+                sessions = load_engines(variant, some)
+                for session in sessions.values():
+                    stack.callback(session.close)
+                loaded.append(sessions)
+            yield OpenedPlan(planned.plan, self.planned_program(variant), dict(engines), *loaded)
 
     @contextmanager
     def opened(self, variant: Variant) -> Iterator[dict[str, Session]]:
@@ -168,6 +192,46 @@ class Bundle:
             for session in sessions.values():
                 stack.callback(session.close)
             yield sessions
+
+
+@dataclass(frozen=True)
+class OpenedPlan:
+    """Loaded engines, and how to run them.
+
+    Attributes:
+        plan: how.
+        program: what they are of.
+        engines: graph -> what its build left.
+        sessions: graph -> its engine.
+        batched: graph -> its engine for several calls.
+    """
+
+    plan: ExecutionPlan
+    program: Program
+    engines: Mapping[str, Artifact]
+    sessions: Mapping[str, Session]
+    batched: Mapping[str, Session]
+
+
+def load_engines(variant: Variant, engines: Mapping[str, tuple[Artifact, Path]]) -> dict[str, Session]:
+    """A session for each engine of a variant, in the folder that it lies in.
+
+    Raises:
+        SuperlowerError: the backend refuses an engine; those loaded before it are closed.
+    """
+    sessions: dict[str, Session] = {}
+    with ExitStack() as unless_all_load:
+        for graph, (artifact, folder) in engines.items():
+            own = variant.backend in (artifact.backend, MIXED)
+            if not own or artifact.target != variant.target:
+                raise BadInputError(
+                    f"foreign engine: {graph} of variant {variant.name} was built by {artifact.backend} "
+                    f"for {artifact.target}"
+                )
+            sessions[graph] = backend(artifact.backend).load(artifact, folder)
+            unless_all_load.callback(sessions[graph].close)
+        unless_all_load.pop_all()
+    return sessions
 
 
 def writing(folder: Path) -> AbstractContextManager[Path]:

@@ -11,6 +11,7 @@ import msgspec
 from superlower import jsontext
 from superlower.backends.base import Artifact
 from superlower.errors import BadInputError
+from superlower.program.plan import ExecutionPlan
 from superlower.targets.base import Precision
 
 FORMAT = 1
@@ -295,6 +296,46 @@ class RaceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     reason: str
 
 
+class TriedPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A way to run a variant that was measured, or would have been.
+
+    Attributes:
+        name: in words.
+        plan: the way.
+        against: the way it was measured beside, in turns.
+        ms: median milliseconds a frame, from uint8 picture to uint8 picture; None if it wasn't timed.
+        ratios: how many times as fast as that, round by round.
+        out: why it wasn't taken; "" if it was.
+    """
+
+    name: str
+    plan: ExecutionPlan
+    against: str = ""
+    ms: float | None = None
+    ratios: tuple[float, ...] = ()
+    out: str = ""
+
+
+class Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a variant is best run, and the engines that takes beside its own.
+
+    Attributes:
+        plan: the way.
+        reason: why this one.
+        program: file in the bundle that holds the program the engines are of; "" for the bundle's own.
+        engines: graph of that program -> engine in variants/NAME/plan/GRAPH; empty for the variant's own.
+        batched: graph -> engine for so many calls as the plan has it, in variants/NAME/plan/GRAPH.batch.
+        tried: in order.
+    """
+
+    plan: ExecutionPlan
+    reason: str
+    program: str = ""
+    engines: dict[str, Artifact] = {}
+    batched: dict[str, Artifact] = {}
+    tried: tuple[TriedPlan, ...] = ()
+
+
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The program's graphs compiled for one target at one precision: by one backend, or each by its fastest.
 
@@ -314,6 +355,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         types: which types its nodes have; None where all have the precision's.
         warnings: known bugs of the SDK that the graphs meet, "graph: symptom (nodes): cure [rule]".
         race: how its backends were chosen; None where they were named.
+        planned: how it is best run; None for one call after another.
     """
 
     name: str
@@ -332,6 +374,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     unchecked: str = ""
     warnings: tuple[str, ...] = ()
     race: RaceRecord | None = None
+    planned: Planned | None = None
 
     @property
     def backends(self) -> tuple[str, ...]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.golden import GoldenClip, frame_errors
 from superlower.bundle.manifest import Measured, Variant
+from superlower.errors import BadInputError
+from superlower.media.tensors import beyond_rounding, picture_of, to_tensor
+from superlower.program.model import Frame
+from superlower.program.plan import ExecutionPlan
 from superlower.program.routes import flips_accepted
-from superlower.runtime.load import open_runner
+from superlower.runtime.load import open_planned, open_runner
 from superlower.runtime.runner import Runner
 
 
@@ -60,7 +65,7 @@ def check_variant(
     atol: float | None = None,
     on_frame: Callable[[], None] = lambda: None,
 ) -> VariantCheck:
-    """Replay the golden clip through one variant's engines."""
+    """Replay the golden clip through one variant's engines, one call after another and as its plan has it."""
     limit, floor = (variant.tolerance, variant.floor_db) if atol is None else (atol, None)
     what = (variant.name, variant.backend, variant.target, str(variant.precision))
     reason = bundle.why_not(variant)
@@ -69,6 +74,12 @@ def check_variant(
     with open_runner(bundle, variant) as runner:
         max_abs, psnr = replay(runner, golden, on_frame)
         flips = sum(map(sum, runner.flips.values()))
+    if variant.planned is not None and variant.planned.plan != ExecutionPlan():
+        # Of the two ways to run it, the one that is further off.
+        with open_planned(bundle, variant) as runner:
+            planned = replay(runner, golden)
+        max_abs = [max(pair) for pair in zip(max_abs, planned[0], strict=True)]
+        psnr = [min(pair) for pair in zip(psnr, planned[1], strict=True)]
     low, high = bundle.program.frame.range
     patches = sum(element.size for elements in golden.choices.values() for element in elements)
     accepted = flips_accepted(patches, limit / (high - low)) if patches else 0
@@ -111,17 +122,45 @@ def _verdict(
 def replay(
     runner: Runner, golden: GoldenClip, on_frame: Callable[[], None] = lambda: None
 ) -> tuple[list[float], list[float]]:
-    """Errors per frame of a runner over the golden clip (see `frame_errors`), given its choices."""
-    low, high = runner.program.frame.range
+    """Errors per frame of a runner over the golden clip (see `frame_errors`), given its choices.
+
+    Pictures of a program over pixels are allowed half a level, by which rounding moves them.
+
+    Raises:
+        BadInputError: a program over pixels, and golden frames that aren't whole levels.
+    """
+    frame = runner.program.frame
+    low, high = frame.range
     max_abs: list[float] = []
     psnr: list[float] = []
-    outputs = runner.run(golden.frames, total=len(golden.frames), choices=golden.choices)
+    frames = golden.frames if frame.pixels is None else pixels_of(golden.frames, frame)
+    outputs = runner.run(frames, total=len(frames), choices=golden.choices)
     for output, expected in zip(outputs, golden.outputs, strict=True):
-        worst, ratio = frame_errors([output], [expected], high - low)
+        if frame.pixels is None:
+            found, wanted = output, expected
+        else:
+            found = beyond_rounding(output[0], expected, frame)
+            wanted = np.zeros_like(found)
+        worst, ratio = frame_errors([found], [wanted], high - low)
         max_abs += worst
         psnr += ratio
         on_frame()
     return max_abs, psnr
+
+
+def pixels_of(frames: Sequence[NDArray[np.float32]], frame: Frame) -> list[NDArray[np.uint8]]:
+    """Elements of an input stream of values as those of one of pixels, uint8 [1, H, W, C].
+
+    Raises:
+        BadInputError: they aren't whole levels.
+    """
+    pictures = [picture_of(one, frame) for one in frames]
+    if not all(np.array_equal(to_tensor(p, frame), f) for p, f in zip(pictures, frames, strict=True)):
+        raise BadInputError(
+            "the golden frames aren't whole levels, so no picture has them: compile with --clip VIDEO, "
+            "or without pixels in the graphs"
+        )
+    return [picture[None] for picture in pictures]
 
 
 def growth(max_abs: list[float]) -> float | None:

@@ -38,6 +38,7 @@ from superlower.cli.common import (
 )
 from superlower.cli.matrix import Asked, compile_all, counts, report_of
 from superlower.cli.pass_options import check_owners, chosen_pass, quality_lines
+from superlower.cli.plans import print_plan
 from superlower.cli.precisions import print_found
 from superlower.cli.race import print_race
 from superlower.driver import compile as driver
@@ -48,6 +49,7 @@ from superlower.driver.engine_cache import EngineCache
 from superlower.driver.export import GOLDEN_FRAMES, MIN_RECURRENT_FRAMES, golden_for
 from superlower.driver.footage import golden_with_truth
 from superlower.driver.many_builds import Builds
+from superlower.driver.planning import read_plan
 from superlower.driver.quality import DEGRADATIONS
 from superlower.driver.quantization import BUDGET_DB, BUDGET_FLICKER, BUDGET_TOF, Calibration
 from superlower.driver.racing import AUTO, by_course, course_name
@@ -156,6 +158,13 @@ def compile_(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write the report of several models to this page, too.")
     ] = None,
+    plan: Annotated[
+        str,
+        typer.Option(
+            "--plan",
+            help="How upscale runs the engines: measure (ways to, in turns, here), none, or a JSON FILE.",
+        ),
+    ] = "none",
     seed: Seed = 0,
     dry_run: DryRun = False,
     json: JsonFlag = False,
@@ -185,6 +194,7 @@ def compile_(
         )
         return
     (path,) = model
+    planning = _planning(plan)
     height, width = parse_size(size) if size else (None, None)
     loaded = onnx_files.load(path, height=height, width=width)
     options = BuildOptions(
@@ -227,6 +237,7 @@ def compile_(
             keep_going=keep_going,
             builds=builds,
             racing=racing,
+            planning=planning,
             progress=bars,
         )
     ctx.params["model"] = str(path)
@@ -282,6 +293,12 @@ def _calibration(
     return Calibration(calibration_footage(clip, frame, degradation), *budgets)
 
 
+def _planning(text: str) -> driver.Planning | None:
+    if text == "none":
+        return None
+    return driver.Planning(None if text == "measure" else read_plan(Path(text)))
+
+
 def _would(output: Path, jobs: Sequence[Job], graphs: Sequence[str], racing: bool, json: bool) -> None:
     courses = [course_name(course[0]) for course in by_course(jobs)] if racing else []
     if json:
@@ -312,5 +329,7 @@ def print_manifest(output: Path, manifest: Manifest) -> None:
         if variant.race is not None:
             print_race(variant.name, variant.race)
         print_found(variant)
+        if variant.planned is not None:
+            print_plan(variant.name, variant.planned)
     for line in quality_lines(manifest.passes):
         console.print(line, markup=False, soft_wrap=True)

@@ -50,7 +50,13 @@ def upscale(
     look_ahead: Annotated[
         int | None, typer.Option("--look-ahead", min=0, help="Frames a chunk looks beyond its own.")
     ] = None,
-    in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Calls at the same time.")] = 1,
+    in_flight: Annotated[
+        int | None,
+        typer.Option("--in-flight", min=1, help="Calls at the same time. Default: as the plan has it, or 1."),
+    ] = None,
+    planned: Annotated[
+        bool, typer.Option("--plan/--no-plan", help="Whether to follow the bundle's plan.")
+    ] = True,
     codec: Annotated[str, typer.Option("--codec", help="Video encoder.")] = "libx264",
     crf: Annotated[
         int, typer.Option("--crf", callback=_quality, help="Encoder's quality, 0 to 63; lower is better.")
@@ -79,6 +85,7 @@ def upscale(
     if dry_run:
         plan = driver.plan(
             bundle,
+            variant,
             source,
             output,
             max_bytes=limit,
@@ -86,6 +93,7 @@ def upscale(
             look_ahead=look_ahead,
             limit=frames,
             in_flight=in_flight,
+            planned=planned,
             codec=codec,
             crf=crf,
             pixel_format=pixel_format,
@@ -109,6 +117,7 @@ def upscale(
             look_ahead=look_ahead,
             limit=frames,
             in_flight=in_flight,
+            planned=planned,
             codec=codec,
             crf=crf,
             pixel_format=pixel_format,

@@ -190,7 +190,7 @@ def build_engine(
     records += [record_of(name, report) for report in built.reports]
     for warning in built.warnings:
         log.warning("%s, %s: %s", job.name, name, warning)
-    _tidy(workdir, built.artifact)
+    tidy(workdir, built.artifact)
     return BuiltEngine(built.artifact, tuple(records), built.warnings)
 
 
@@ -235,7 +235,7 @@ def variant_of(
     )
 
 
-def _tidy(workdir: Path, artifact: Artifact) -> None:
+def tidy(workdir: Path, artifact: Artifact) -> None:
     """Remove what the build left that the engine doesn't need."""
     wanted = set(artifact.files.values())
     for file in [p for p in workdir.rglob("*") if p.is_file()]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -22,23 +22,38 @@ from superlower.check.reference import reference_outputs, with_choices
 from superlower.driver.building import Job, limit_of
 from superlower.driver.lowering import Lowered, Lowerings
 from superlower.driver.many_builds import Builds
+from superlower.driver.planning import Planner, planned
 from superlower.driver.progress import Progress, Silent
 from superlower.driver.quantization import Calibration
 from superlower.driver.racing import Race, by_course, course_name, race
 from superlower.driver.records import record_of
 from superlower.driver.reference import Feeds, validation_feeds
 from superlower.driver.variants import Failure, VariantBuilds
+from superlower.driver.ways import Subject
 from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, SuperlowerError
 from superlower.metrics.psnr import Image
 from superlower.passes.base import Pass
 from superlower.passes.pipelines import apply, default_pipeline
 from superlower.program import files
-from superlower.program.model import Edge, Program, TemporalModel
+from superlower.program.model import TemporalModel
+from superlower.program.plan import ExecutionPlan
+from superlower.program.states import state_pairs
 from superlower.rewrites import pipeline as rewriting
 from superlower.rewrites.base import ProgramPass
 from superlower.targets.base import Precision, Target
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Planning:
+    """How plans are found.
+
+    Attributes:
+        plan: the user's own for every variant; None to measure.
+    """
+
+    plan: ExecutionPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,7 @@ def compile_bundle(
     keep_going: bool = False,
     racing: bool = False,
     builds: Builds | None = None,
+    planning: Planning | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a model into a bundle.
@@ -122,6 +138,7 @@ def compile_bundle(
         atol: instead of the precision's own tolerance.
         keep_going: leave out jobs that fail rather than fail with the first.
         builds: how many at a time, and a cache; one by one without a cache if None.
+        planning: how variants' plans are found; without it they have none.
         racing: make one variant of all jobs for a target at a precision: of each graph's fastest engine.
 
     Raises:
@@ -194,6 +211,16 @@ def compile_bundle(
         kept = tuple(v for v in checked if v not in wrong)
         if not kept:
             raise failures[0].error
+        kept = _with_plans(
+            planning,
+            Bundle(folder, seal(folder, clean.program, golden, kept, records)),
+            kept,
+            {} if racing else {job.name: job for job in jobs},
+            lowered_for,
+            options,
+            builds,
+            progress,
+        )
         seal(folder, clean.program, golden, kept, records)
     return Compiled(Bundle.open(output), tuple(failures))
 
@@ -203,6 +230,28 @@ def _require_race(jobs: Sequence[Job], states_inside: bool) -> None:
         raise BadInputError("engines race with their states in the host's memory: leave out --state engine")
     if any(job.precision is Precision.MIXED for job in jobs):
         raise BadInputError("types are searched for one backend at a time: name it (--backend openvino)")
+
+
+def _with_plans(
+    planning: Planning | None,
+    bundle: Bundle,
+    variants: tuple[Variant, ...],
+    makers: Mapping[str, Job],
+    lowered_for: Callable[[Job], Lowered | None],
+    options: BuildOptions,
+    builds: Builds,
+    progress: Progress,
+) -> tuple[Variant, ...]:
+    if planning is None:
+        return variants
+    model, golden, made = bundle.model(), bundle.golden(), []
+    for variant in variants:
+        job = makers.get(variant.name)
+        lowered = None if job is None else lowered_for(job)
+        built = model if lowered is None else lowered.model
+        subject = Subject(variant, bundle.folder, built, job, options, lowered, builds.cache)
+        made.append(planned(bundle, Planner(subject, golden, progress), planning.plan))
+    return tuple(made)
 
 
 def _simplified(
@@ -297,31 +346,3 @@ def _differs(variant: Variant, golden: GoldenClip) -> OutputsDifferError:
         f"of {variant.tolerance:.3g} ({variant.tolerance_reason}): compile with a larger --atol, then "
         f"superlower check --atol {variant.tolerance:.3g} --bisect names the node"
     )
-
-
-def state_pairs(program: Program, graph: str) -> tuple[tuple[str, str], ...]:
-    """Graph outputs and inputs that an engine can keep to itself: (output name, input name).
-
-    An engine hands the output of its last call to its next one, or zeros to the first. A stream is just that
-    if one equation alone calls the graph, at every frame; it alone writes the stream, and reads it once, at
-    t - 1 or t + 1; nobody else reads it; and it is zeros outside the clip.
-    """
-    callers = [e for e in program.equations if graph in e.graphs]
-    if len(callers) != 1 or callers[0].when.strip() != "true" or callers[0].route is not None:
-        return ()
-    (caller,) = callers
-    pairs = []
-    for made, stream in caller.outputs.items():
-        writers = [e.name for e in program.equations for written in e.outputs.values() if written == stream]
-        readers = [
-            (e.name, name, read.offset)
-            for e in program.equations
-            for name, read in e.reads.items()
-            if read.stream == stream
-        ]
-        if writers != [caller.name] or len(readers) != 1 or stream == program.output:
-            continue
-        ((reader, given, offset),) = readers
-        if reader == caller.name and abs(offset) == 1 and program.streams[stream].edge is Edge.ZEROS:
-            pairs.append((made, given))
-    return tuple(pairs)

@@ -5,24 +5,29 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.manifest import Variant
+from superlower.driver.overlap import Behind, ahead
 from superlower.driver.progress import Progress, Silent
 from superlower.driver.tiling import Depth, Laid, lay_tiles
 from superlower.errors import BadInputError
 from superlower.media.base import Clip, ClipFrame, Image
 from superlower.media.clip import check_sink, open_clip, open_sink
 from superlower.media.tensors import from_tensor, to_tensor
+from superlower.media.video_reader import VideoReader
 from superlower.program import analysis
 from superlower.program.chunks import kept_bytes
 from superlower.program.model import Program
-from superlower.runtime.load import open_runners
+from superlower.runtime.load import open_planned, open_runners
 from superlower.runtime.runner import Runner
 from superlower.runtime.tiled import TiledRunner
 
@@ -77,11 +82,12 @@ def plan_chunks(
     look_ahead: int | None = None,
     in_flight: int = 1,
     tiles: int = 1,
+    sizes: Mapping[str, int] | None = None,
 ) -> Chunking:
     """Whole clips where that fits; else the longest chunks that do.
 
     A program of bounded latency streams at constant memory, exactly, in chunks that keep `in_flight` calls
-    busy: a chunk ends only when its calls have. One that sweeps backward needs the whole
+    busy and batches full: a chunk ends only when its calls have. One that sweeps backward needs the whole
     clip to be exact; in chunks, its backward states start `look_ahead` frames beyond each.
 
     Args:
@@ -90,6 +96,7 @@ def plan_chunks(
         chunk, look_ahead: the user's own.
         in_flight: calls that may run at the same time.
         tiles: that make up a frame; while one computes, the others keep what their next chunk reads.
+        sizes: graph -> calls that it takes at once.
 
     Raises:
         BadInputError: not even a chunk of one frame, or not the user's own, fits.
@@ -97,14 +104,14 @@ def plan_chunks(
     height, width = program.frame.height, program.frame.width
 
     def peak(count: int) -> int:
-        own = analysis.peak_bytes(program, count, height, width, in_flight)
+        own = analysis.peak_bytes(program, count, height, width, in_flight, sizes)
         return own + (tiles - 1) * waiting
 
     waiting = 0
 
     latency = analysis.latency(program)
     if latency is not None:
-        size = chunk or in_flight
+        size = chunk or max(in_flight, *(sizes or {}).values(), 1)
         waiting = kept_bytes(program, size, latency) if tiles > 1 else 0
         cut = Chunking(size, latency, peak(2 * latency + size + 2), tiles)
     else:
@@ -139,7 +146,8 @@ def upscale(
     chunk: int | None = None,
     look_ahead: int | None = None,
     limit: int | None = None,
-    in_flight: int = 1,
+    in_flight: int | None = None,
+    planned: bool = True,
     codec: str = "libx264",
     crf: int = 16,
     pixel_format: str | None = None,
@@ -157,7 +165,9 @@ def upscale(
         max_bytes: for the stream tensors, engines aside.
         chunk, look_ahead: instead of those `plan_chunks` chooses.
         limit: stop after this many frames; sound and subtitles of a video end there too.
-        in_flight: calls that may run at the same time.
+        in_flight: calls that may run at the same time; None for what the variant's plan says.
+        planned: follow the variant's plan, where it has one. Clips in tiles don't, nor do folders of frames
+            where the plan takes pixels, for these may have 16 bits.
         codec, crf, pixel_format, codec_options, overwrite: as for `media.clip.open_sink`.
         allow_damaged: go on past damage in the source.
         tile_overlap: of the tiles that a clip larger than the bundle's frame is cut into, instead of the
@@ -174,7 +184,9 @@ def upscale(
                 f"{variant.name} keeps hidden states inside its engines, but each of {len(laid.tiles)} tiles "
                 f"needs its own: compile with --state host"
             )
-        cut = _cut(bundle.program, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight)
+        variant = variant if planned else msgspec.structs.replace(variant, planned=None)
+        variant = _followed(variant, laid, clip)
+        cut = _cut(bundle, variant, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight)
         progress.stage(f"upscaling {source.name}", _count(clip, limit))
         started = time.monotonic()
         written = 0
@@ -190,14 +202,30 @@ def upscale(
                 overwrite=overwrite,
                 cut=limit is not None,
             ) as sink,
-            open_runners(bundle, variant, len(laid.tiles), in_flight=in_flight) as runners,
+            ExitStack() as stack,
         ):
+            if laid.cut:
+                how = _in_flight(variant, in_flight)
+                runners = stack.enter_context(open_runners(bundle, variant, len(laid.tiles), in_flight=how))
+            else:
+                runners = [stack.enter_context(open_planned(bundle, variant, in_flight=in_flight))]
             waiting: deque[ClipFrame] = deque()
             tiled = TiledRunner(runners, laid.tiles, laid.cut_out) if laid.cut else None
-            for pixels_of in _outputs(runners[0], tiled, laid, _pictures(clip, limit, waiting), cut):
-                picture = waiting.popleft()
+            # Decoding and encoding go on beside the engines.
+            behind = stack.enter_context(Behind())
+            frames = stack.enter_context(ahead(_pictures(clip, limit, waiting)))
+
+            def write(pixels_of: Callable[[ClipFrame, Depth], Image], picture: ClipFrame) -> None:
                 depth = np.uint16 if sink.bits == 16 and picture.rgb.dtype == np.uint16 else np.uint8
                 sink.write(pixels_of(picture, depth), picture)
+
+            for pixels_of in _outputs(runners[0], tiled, laid, frames, cut):
+                picture = waiting.popleft()
+                if tiled is None:
+                    behind.do(partial(write, pixels_of, picture))
+                else:
+                    # What tiles made of a frame is read before the next is asked for.
+                    write(pixels_of, picture)
                 written += 1
                 progress.advance()
             peak = runners[0].peak_bytes if tiled is None else tiled.peak_bytes
@@ -208,6 +236,7 @@ def upscale(
 
 def plan(
     bundle: Bundle,
+    variant: Variant,
     source: Path,
     output: Path,
     *,
@@ -215,7 +244,8 @@ def plan(
     chunk: int | None = None,
     look_ahead: int | None = None,
     limit: int | None = None,
-    in_flight: int = 1,
+    in_flight: int | None = None,
+    planned: bool = True,
     codec: str = "libx264",
     crf: int = 16,
     pixel_format: str | None = None,
@@ -233,7 +263,9 @@ def plan(
     """
     with open_clip(source, allow_damaged=allow_damaged) as clip:
         laid = lay_tiles(bundle, clip, tile_overlap)
-        cut = _cut(bundle.program, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight)
+        variant = variant if planned else msgspec.structs.replace(variant, planned=None)
+        variant = _followed(variant, laid, clip)
+        cut = _cut(bundle, variant, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight)
         check_sink(
             output,
             clip,
@@ -247,24 +279,40 @@ def plan(
     return cut
 
 
+def _followed(variant: Variant, laid: Laid, clip: Clip) -> Variant:
+    """The variant, without its plan where that can't be followed."""
+    planned = variant.planned
+    if planned is None or not (laid.cut or (planned.plan.pixels and not isinstance(clip, VideoReader))):
+        return variant
+    return msgspec.structs.replace(variant, planned=None)
+
+
+def _in_flight(variant: Variant, in_flight: int | None) -> int:
+    if in_flight is not None:
+        return in_flight
+    return 1 if variant.planned is None else variant.planned.plan.in_flight
+
+
 def _cut(
-    program: Program,
+    bundle: Bundle,
+    variant: Variant,
     laid: Laid,
     clip: Clip,
     max_bytes: int,
     chunk: int | None,
     look_ahead: int | None,
     limit: int | None,
-    in_flight: int,
+    in_flight: int | None,
 ) -> Chunking:
     cut = plan_chunks(
-        program,
+        bundle.planned_program(variant),
         _count(clip, limit),
         max_bytes,
         chunk=chunk,
         look_ahead=look_ahead,
-        in_flight=in_flight,
+        in_flight=_in_flight(variant, in_flight),
         tiles=len(laid.tiles),
+        sizes={} if variant.planned is None else variant.planned.plan.batch,
     )
     return replace(cut, tile_overlap=laid.overlap) if laid.cut else cut
 
@@ -287,7 +335,11 @@ def _outputs(
     cut: Chunking,
 ) -> Iterator[Callable[[ClipFrame, Depth], Image]]:
     """For each frame, what makes its pixels, given the frame that went in."""
-    if tiled is None:
+    if tiled is None and runner.program.frame.pixels is not None:
+        planes = (picture.rgb[None] for picture in pictures)
+        for result in runner.run(planes, chunk=cut.chunk, look_ahead=cut.look_ahead):
+            yield lambda _picture, _depth, whole=result[0]: whole  # type: ignore[misc]
+    elif tiled is None:
         inputs = (to_tensor(picture.rgb, laid.frame) for picture in pictures)
         for result in runner.run(inputs, chunk=cut.chunk, look_ahead=cut.look_ahead):
             whole = np.asarray(result, np.float32)

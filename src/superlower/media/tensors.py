@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from superlower.errors import BadInputError, OutputsDifferError
+from superlower.errors import NOT_FINITE, BadInputError, OutputsDifferError
 from superlower.media.resize import imresize
 from superlower.program.model import Edge, Frame
 
@@ -44,7 +45,7 @@ def to_tensor(rgb: Image, frame: Frame) -> Tensor:
         black, white = frame.range
         planes = ((luma(rgb) / 255) * (white - black) + black).astype(np.float32)[None]
     else:
-        table = _levels(np.iinfo(rgb.dtype).max, *frame.range)
+        table = levels(np.iinfo(rgb.dtype).max, *frame.range)
         planes = table[rgb.transpose(2, 0, 1)]
     height, width = frame.padded
     margins = ((0, 0), (0, height - frame.height), (0, width - frame.width))
@@ -74,13 +75,38 @@ def from_tensor(
         OutputsDifferError: the output holds NaN or infinities.
     """
     _check(source_rgb, frame)
-    levels = _levels_of(output, frame)
+    unit = _levels_of(output, frame)
     top = np.iinfo(dtype).max
-    pixels = levels.transpose(1, 2, 0)
+    pixels = unit.transpose(1, 2, 0)
     if frame.color == "y":
         pixels = np.clip(_join(pixels[..., 0] * 255.0, source_rgb, frame.scale), 0, 1).astype(np.float32)
     # Beyond 24 bits nothing rounds in float32: 65535 * x is exact enough to rint.
     return np.ascontiguousarray(np.rint(pixels * np.float32(top)).astype(dtype))
+
+
+def picture_of(tensor: npt.NDArray[np.floating], frame: Frame) -> npt.NDArray[np.uint8]:
+    """The nearest picture to an element of the input stream of an RGB model: uint8 [H, W, 3]."""
+    small = msgspec.structs.replace(frame, scale=1)
+    unit = _levels_of(tensor, small)
+    return np.ascontiguousarray(np.rint(unit.transpose(1, 2, 0) * np.float32(255)).astype(np.uint8))
+
+
+def beyond_rounding(
+    picture: Image, output: npt.NDArray[np.floating], frame: Frame
+) -> npt.NDArray[np.float64]:
+    """How much further a picture is from an output than rounding to whole levels takes it, pixel by pixel.
+
+    Args:
+        picture: uint8 [scale * H, scale * W, 3] of an RGB model.
+        output: the element of the output stream that it should be of, [1, 3, ...].
+        frame: the contract.
+
+    Returns:
+        float64 [3, scale * H, scale * W], on the contract's range; 0 where rounding alone accounts for it.
+    """
+    black, white = frame.range
+    off = np.abs(picture.transpose(2, 0, 1) / 255 - _levels_of(output, frame).astype(np.float64))
+    return np.asarray(np.maximum(off - 0.5 / 255, 0) * (white - black))
 
 
 def luma_from_tensor(output: npt.NDArray[np.floating], frame: Frame) -> npt.NDArray[np.uint8]:
@@ -96,8 +122,8 @@ def luma_from_tensor(output: npt.NDArray[np.floating], frame: Frame) -> npt.NDAr
     Raises:
         OutputsDifferError: the output holds NaN or infinities.
     """
-    levels: npt.NDArray[np.uint8] = np.rint(_levels_of(output, frame)[0] * np.float32(255)).astype(np.uint8)
-    return levels
+    whole: npt.NDArray[np.uint8] = np.rint(_levels_of(output, frame)[0] * np.float32(255)).astype(np.uint8)
+    return whole
 
 
 def luma(rgb: Image) -> npt.NDArray[np.float64]:
@@ -116,10 +142,10 @@ def _levels_of(output: npt.NDArray[np.floating], frame: Frame) -> Tensor:
         )
     planes = output[0, :, : frame.scale * frame.height, : frame.scale * frame.width].astype(np.float32)
     if not np.isfinite(planes).all():
-        raise OutputsDifferError("the model's output holds NaN or infinity: try a higher --precision")
+        raise OutputsDifferError(NOT_FINITE)
     black, white = frame.range
-    levels: Tensor = np.clip((planes - np.float32(black)) / np.float32(white - black), 0, 1)
-    return levels
+    unit: Tensor = np.clip((planes - np.float32(black)) / np.float32(white - black), 0, 1)
+    return unit
 
 
 def _join(y: npt.NDArray[np.floating], source: Image, scale: int) -> npt.NDArray[np.float64]:
@@ -134,8 +160,8 @@ def _unit(rgb: Image) -> npt.NDArray[np.float64]:
 
 
 @lru_cache(maxsize=8)
-def _levels(top: int, black: float, white: float) -> Tensor:
-    """The float of every pixel value, worked out in double and rounded once."""
+def levels(top: int, black: float, white: float) -> Tensor:
+    """The value of each of the pixel values 0 to `top`: float32, worked out in double and rounded once."""
     return (np.arange(top + 1) / top * (white - black) + black).astype(np.float32)
 
 

@@ -148,7 +148,7 @@ class _Rebuilt:
             "Expand": self._expand,
             "Transpose": self._transpose,
             "Slice": self._slice,
-            "Gather": self._off_the_axis,
+            "Gather": self._gather,
             "Split": self._off_the_axis,
             "Softmax": self._softmax,
             "LogSoftmax": self._softmax,
@@ -294,6 +294,15 @@ class _Rebuilt:
     def _axes(self, place: _Place, axes: Sequence[int]) -> None:
         if any(a % place.rank == 0 for a in axes):
             raise place.no("works along the first axis")
+
+    def _gather(self, place: _Place) -> None:
+        """From each frame by constant indices, or from a constant table by each frame's."""
+        if place.node.inputs[0] in self.stacked:
+            self._off_the_axis(place)
+            return
+        attribute = place.node.attributes.get("axis")
+        if attribute is not None and attribute.as_int() != 0:
+            raise place.no("looks up along another axis than the table's first")
 
     def _off_the_axis(self, place: _Place) -> None:
         self._only_first(place)

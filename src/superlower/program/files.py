@@ -19,8 +19,12 @@ GOLDEN_FILE = "golden.npz"
 
 
 def encode(program: Program) -> bytes:
-    """The text of program.json. What only routes have is left out where there is none."""
+    """The text of program.json. What only routes and pixels have is left out where there is none."""
     fields = msgspec.to_builtins(program)
+    if program.frame.pixels is None:
+        del fields["frame"]["pixels"]
+    else:
+        fields["format"] = FORMAT
     for equation in fields["equations"]:
         if equation["route"] is None:
             del equation["route"]

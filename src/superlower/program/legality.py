@@ -79,6 +79,15 @@ def _check_names(program: Program) -> None:
     for role, stream in (("input", program.input), ("output", program.output)):
         if stream not in program.streams:
             raise unknown_name(f"{role} stream", stream, program.streams)
+    if program.frame.pixels is not None:
+        finite = program.streams.get(program.frame.pixels.finite)
+        if finite is None:
+            raise unknown_name("stream (of pixels.finite)", program.frame.pixels.finite, program.streams)
+        if finite.shape != (1, 1, 1, 1) or finite.dtype != "float32":
+            raise BadInputError(
+                f"stream {program.frame.pixels.finite} (of pixels.finite) is {finite.dtype} "
+                f"{list(finite.shape)}, not float32 [1, 1, 1, 1]"
+            )
     for stream, declared in program.streams.items():
         declared.sizes(*program.frame.padded)
         written = any(stream in e.outputs.values() for e in program.equations)
@@ -112,14 +121,20 @@ def verify_graphs(model: TemporalModel) -> None:
     contract = program.frame
     height, width = contract.padded
     scale = contract.scale
-    for stream, sizes in (
-        (program.input, (1, contract.channels, height, width)),
-        (program.output, (1, contract.channels, scale * height, scale * width)),
-    ):
+    taken: tuple[int, ...] = (1, contract.channels, height, width)
+    made: tuple[int, ...] = (1, contract.channels, scale * height, scale * width)
+    if contract.pixels is not None:
+        taken = (1, contract.height, contract.width, contract.channels)
+        made = (1, scale * contract.height, scale * contract.width, contract.channels)
+    for stream, sizes in ((program.input, taken), (program.output, made)):
         if program.sizes(stream) != sizes:
             raise BadInputError(
                 f"shape clash: stream {stream} is {_x(program.sizes(stream))}, "
                 f"the frame contract says {_x(sizes)}"
+            )
+        if contract.pixels is not None and program.streams[stream].dtype != "uint8":
+            raise BadInputError(
+                f"type clash: stream {stream} is {program.streams[stream].dtype}, pixels are uint8"
             )
     for equation in program.equations:
         reads = {name: equation.reads[name].stream for name in equation.inputs}

@@ -18,8 +18,8 @@ import onnx_ir as ir
 
 from superlower.errors import BadInputError
 
-FORMAT = 1
-"""Version of program.json."""
+FORMAT = 2
+"""Newest version of program.json: 2 where frames are pixels, else 1."""
 
 
 class Edge(StrEnum):
@@ -173,6 +173,16 @@ class Equation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return tuple(dict.fromkeys((*([self.graph] if self.graph else []), *chosen)))
 
 
+class Pixels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where graphs take and make pictures themselves: uint8 [1, H, W, channels], before padding and cropped.
+
+    Attributes:
+        finite: stream of float32 [1, 1, 1, 1]: a number that is finite where all was that became the picture.
+    """
+
+    finite: str
+
+
 class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The frame contract: what goes into the input stream and what comes out of the output stream.
 
@@ -185,6 +195,7 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         multiple: height and width are padded up to a multiple of this.
         minimum: and to at least this many pixels.
         padding: how the bottom and right are padded.
+        pixels: where the graphs convert pixels themselves; None where they take and make `range`'s values.
     """
 
     height: int
@@ -196,6 +207,7 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     multiple: int = 1
     minimum: int = 1
     padding: Edge = Edge.REPLICATE
+    pixels: Pixels | None = None
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -224,7 +236,7 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     frame: Frame
     streams: dict[str, Stream]
     equations: tuple[Equation, ...]
-    format: int = FORMAT
+    format: int = 1
     input: str = "frame"
     output: str = "output"
     provenance: dict[str, str] = {}

@@ -45,41 +45,48 @@ class SplitTail(ProgramPass):
 
     def run(self, model: TemporalModel) -> Rewritten:
         """See the class."""
-        program = model.program
-        runs = directions(program)
-        recurrent = {name for name, direction in runs.items() if direction is not Direction.NONE}
-        rewritten: list[Site] = []
-        refused: list[Site] = []
-        streams = dict(program.streams)
-        graphs = dict(model.graphs)
-        equations: list[Equation] = []
-        taken = _Names({*program.streams}, {*model.graphs}, {e.name for e in program.equations})
-        for equation in program.equations:
-            states = [name for name, stream in equation.outputs.items() if stream in recurrent]
-            if equation.route is not None or not 0 < len(states) < len(equation.outputs):
-                equations.append(equation)
-                continue
-            found = _cut(model.graphs[equation.graph], states)
-            if isinstance(found, str):
-                refused.append(Site(equation.name, found))
-            if not isinstance(found, _Cut):
-                equations.append(equation)
-                continue
-            first, last = _halves(model, equation, found, streams, graphs, taken)
-            equations += [first, last]
-            given = ", ".join(sorted(last.inputs.values()))
-            detail = f"{len(found.tail)} nodes to {last.name}, which reads {given}"
-            rewritten.append(Site(equation.name, detail))
-        if not rewritten:
-            return Rewritten(model, Applied(refused=tuple(refused)))
-        called = {name for e in equations for name in e.graphs}
-        split = TemporalModel(
-            msgspec.structs.replace(program, streams=streams, equations=tuple(equations)),
-            {name: graph for name, graph in graphs.items() if name in called},
-        )
-        legality.verify(split.program)
-        legality.verify_graphs(split)
-        return Rewritten(split, Applied(tuple(rewritten), tuple(refused)))
+        return split(model)[0]
+
+
+def split(model: TemporalModel) -> tuple[Rewritten, dict[str, str]]:
+    """What the pass makes, and of each of its graphs the one that it is of, by names."""
+    program = model.program
+    runs = directions(program)
+    recurrent = {name for name, direction in runs.items() if direction is not Direction.NONE}
+    rewritten: list[Site] = []
+    refused: list[Site] = []
+    streams = dict(program.streams)
+    graphs = dict(model.graphs)
+    origins = {name: name for name in graphs}
+    equations: list[Equation] = []
+    taken = _Names({*program.streams}, {*model.graphs}, {e.name for e in program.equations})
+    for equation in program.equations:
+        states = [name for name, stream in equation.outputs.items() if stream in recurrent]
+        if equation.route is not None or not 0 < len(states) < len(equation.outputs):
+            equations.append(equation)
+            continue
+        found = _cut(model.graphs[equation.graph], states)
+        if isinstance(found, str):
+            refused.append(Site(equation.name, found))
+        if not isinstance(found, _Cut):
+            equations.append(equation)
+            continue
+        first, last = _halves(model, equation, found, streams, graphs, taken)
+        origins |= dict.fromkeys((first.graph, last.graph), equation.graph)
+        equations += [first, last]
+        given = ", ".join(sorted(last.inputs.values()))
+        detail = f"{len(found.tail)} nodes to {last.name}, which reads {given}"
+        rewritten.append(Site(equation.name, detail))
+    if not rewritten:
+        return Rewritten(model, Applied(refused=tuple(refused))), origins
+    called = {name for e in equations for name in e.graphs}
+    made = TemporalModel(
+        msgspec.structs.replace(program, streams=streams, equations=tuple(equations)),
+        {name: graph for name, graph in graphs.items() if name in called},
+    )
+    legality.verify(made.program)
+    legality.verify_graphs(made)
+    return Rewritten(made, Applied(tuple(rewritten), tuple(refused))), {n: origins[n] for n in made.graphs}
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from superlower.bundle.bundle import Bundle
+from superlower.backends.base import Artifact, Session
+from superlower.bundle.bundle import Bundle, OpenedPlan
 from superlower.bundle.manifest import Variant
-from superlower.runtime.runner import Engine, Runner
+from superlower.program.plan import ExecutionPlan
+from superlower.runtime.runner import Batch, Engine, Runner
 
 
 @contextmanager
@@ -32,8 +34,36 @@ def open_runners(
     Args: as of `open_runner`; `count` runners.
     """
     with bundle.opened(variant) as sessions:
-        engines = {
-            graph: Engine(session, {given: made for made, given in variant.engines[graph].stateful})
-            for graph, session in sessions.items()
-        }
-        yield [Runner(bundle.program, engines, in_flight=in_flight) for _ in range(count)]
+        plan = ExecutionPlan(in_flight=in_flight)
+        yield [
+            planned_runner(OpenedPlan(plan, bundle.program, variant.engines, sessions, {}))
+            for _ in range(count)
+        ]
+
+
+@contextmanager
+def open_planned(bundle: Bundle, variant: Variant, *, in_flight: int | None = None) -> Iterator[Runner]:
+    """Load what a variant's plan runs, for the length of a block; its own engines if it has no plan.
+
+    Args:
+        in_flight: instead of the plan's own.
+    """
+    with bundle.opened_plan(variant) as opened:
+        yield planned_runner(opened, in_flight)
+
+
+def planned_runner(opened: OpenedPlan, in_flight: int | None = None) -> Runner:
+    """A runner that follows a plan."""
+    return Runner(
+        opened.program,
+        _engines(opened.engines, opened.sessions),
+        in_flight=opened.plan.in_flight if in_flight is None else in_flight,
+        batches={g: Batch(opened.plan.batch[g], session) for g, session in opened.batched.items()},
+    )
+
+
+def _engines(artifacts: Mapping[str, Artifact], sessions: Mapping[str, Session]) -> dict[str, Engine]:
+    return {
+        graph: Engine(session, {given: made for made, given in artifacts[graph].stateful})
+        for graph, session in sessions.items()
+    }

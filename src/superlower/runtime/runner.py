@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from superlower.backends.base import Session
-from superlower.errors import BadInputError
+from superlower.backends.base import Outputs, Session
+from superlower.errors import NOT_FINITE, BadInputError, OutputsDifferError
 from superlower.program import analysis
 from superlower.program.chunks import Chunk, ChunkPlanner
 from superlower.program.model import CHOICE, Program
@@ -114,6 +114,7 @@ class Runner:
         }
         self._choices: Choices = {}
         self._in_flight = in_flight
+        self._finite = None if program.frame.pixels is None else program.frame.pixels.finite
         self._inside: dict[str, Element] = {}
         self._latency = analysis.latency(program)
         self._alive: dict[Element, Array] = {}
@@ -141,6 +142,7 @@ class Runner:
 
         Raises:
             BadInputError: no frames, fewer frames than `total`, or a frame of another shape.
+            OutputsDifferError: of a program over pixels, a picture made of NaN or infinities.
         """
         self.close_clip()
         self.peak_bytes = 0
@@ -258,6 +260,8 @@ class Runner:
                     given = self._choices[element.stream][element.t]
                     self.flips[element.stream].append(int(np.count_nonzero(outputs[name] != given)))
                     outputs = {**outputs, name: given}
+            if self._finite is not None:
+                self._check_finite(step, outputs)
             for name, element in step.writes.items():
                 self._alive[element] = outputs[name] if name in outputs else np.empty(0, np.float32)
         self._measure(())
@@ -270,6 +274,11 @@ class Runner:
             del self._alive[element]
         while outputs:
             yield outputs.popleft()
+
+    def _check_finite(self, step: Step, outputs: Outputs) -> None:
+        for name, element in step.writes.items():
+            if element.stream == self._finite and not np.isfinite(outputs[name]).all():
+                raise OutputsDifferError(NOT_FINITE)
 
     def _check_states(self, step: Step, engine: Engine) -> None:
         """A state inside an engine is its last output: the schedule must ask for just that, or for zeros."""

@@ -182,7 +182,7 @@ def test_the_time_limit_is_kept(warp_step_model: ir.Model, targets: Targets, wor
     [
         (BuildOptions(settings={"tf23": "on"}), r"unknown tensorrt-rtx setting 'tf23': did you mean tf32\?"),
         (BuildOptions(settings={"tf32": "yes"}), r"setting tf32=yes: write one of off, on"),
-        (BuildOptions(stateful=(("hidden_out", "hidden"),)), "keeps no hidden states"),
+        (BuildOptions(stateful=(("hidden_in", "hidden"),)), "must name an output and an input"),
         (BuildOptions(precision=Precision.INT8), "silently run as FP32"),
     ],
 )

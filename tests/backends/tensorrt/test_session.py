@@ -120,6 +120,52 @@ def test_outputs_are_computed_from_the_fed_arrays(
         assert out["z"].dtype == np.float16
 
 
+class Recurrent(Engine):
+    """h' = h / 2 + x, and y = h' + 1."""
+
+    tensors = (
+        ("x", "INPUT", "FLOAT"),
+        ("h", "INPUT", "FLOAT"),
+        ("h_next", "OUTPUT", "FLOAT"),
+        ("y", "OUTPUT", "FLOAT"),
+    )
+    num_io_tensors = 4
+
+
+class RecurrentExecution(Execution):
+    def _compute(self) -> None:
+        x, h = self._array("x", np.float32), self._array("h", np.float32)
+        assert self.addresses["h"] != self.addresses["h_next"]
+        self._array("h_next", np.float32)[...] = h / 2 + x
+        self._array("y", np.float32)[...] = h / 2 + x + 1
+
+
+class RecurrentContexts(Contexts):
+    def create(self, engine: Any) -> Execution | None:
+        self.made += 1
+        return RecurrentExecution(self.library, self.gate)
+
+
+def test_states_change_places_on_the_device(device: Context, fake_cuda: ctypes.CDLL) -> None:
+    contexts = RecurrentContexts(fake_cuda)
+    session = EngineSession(device, Recurrent(), contexts, 2, (("h_next", "h"),))
+    try:
+        assert contexts.made == 1  # A state is one clip's: one call at a time.
+        for _ in range(2):
+            state = np.zeros(SHAPE, np.float32)
+            for seed in range(5):
+                state = state / 2 + _x(seed)
+                out = session.run({"x": _x(seed)})
+                assert out.keys() == {"y"}
+                np.testing.assert_array_equal(out["y"], state + 1)
+            session.reset()
+        with pytest.raises(BadInputError, match="unknown engine input 'h'"):
+            session.run({"x": _x(0), "h": _x(0)})
+    finally:
+        session.close()
+    assert fake_cuda.fake_alive() == 0
+
+
 def test_an_output_belongs_to_the_caller(
     opened: Callable[..., EngineSession], fake_cuda: ctypes.CDLL
 ) -> None:

@@ -103,6 +103,29 @@ def test_outputs_belong_to_the_caller(step: Step, session: PooledSession) -> Non
         np.testing.assert_array_equal(first[name], value)
 
 
+def test_states_stay_inside_and_are_forgotten_on_reset(step: Step, session: PooledSession) -> None:
+    """The engine is the same: whether a state stays inside is the session's business."""
+    artifact, folder, _, feeds = step
+    kept = Tvm().load(msgspec.structs.replace(artifact, stateful=(("hidden_out", "hidden"),)), folder)
+    fed = {name: value for name, value in feeds.items() if name != "hidden"}
+    try:
+        for _ in range(2):
+            state = np.zeros_like(feeds["hidden"])
+            for t in range(3):
+                now = {name: value * (1 + 0.1 * t) for name, value in fed.items()}
+                expected = session.run({**now, "hidden": state})
+                state = expected.pop("hidden_out")
+                found = kept.run({name: value.astype(np.float32) for name, value in now.items()})
+                assert found.keys() == expected.keys()
+                for name, value in expected.items():
+                    np.testing.assert_array_equal(found[name], value)
+            kept.reset()
+        with pytest.raises(BadInputError, match="unknown engine input 'hidden'"):
+            kept.run(feeds)
+    finally:
+        kept.close()
+
+
 def test_calls_from_many_threads_stay_apart(step: Step, session: PooledSession) -> None:
     feeds = [{name: value * k for name, value in step[3].items()} for k in (1.0, 0.5, -1.0)]
     alone = [session.run(each) for each in feeds]
@@ -233,7 +256,7 @@ def test_a_damaged_engine_is_refused(step: Step, tmp_path: Path) -> None:
     [
         (BuildOptions(settings={"opt-levle": "1"}), "did you mean opt-level"),
         (BuildOptions(settings={"opt-level": "9"}), "takes 0, 1, 2 or 3"),
-        (BuildOptions(stateful=(("hidden_out", "hidden"),)), "keeps no states"),
+        (BuildOptions(stateful=(("hidden_in", "hidden"),)), "must name an output and an input"),
     ],
 )
 def test_what_it_does_not_take_is_said(

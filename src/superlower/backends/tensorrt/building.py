@@ -76,6 +76,7 @@ def build_plan(
         sdk=backend.versions(),
         threads=options.threads,
         mode=options.mode,
+        stateful=options.stateful,
         build_s=time.monotonic() - began,
         facts={**facts, **msgspec.convert(found, dict[str, str | int])},
         settings=dict(settings),

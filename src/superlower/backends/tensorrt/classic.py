@@ -20,6 +20,7 @@ from superlower.backends.sdk import (
     require,
     require_own,
     require_served,
+    require_states,
     unserved,
     version,
     wrong_version,
@@ -64,6 +65,7 @@ class TensorRt:
 
     name: ClassVar[str] = "tensorrt"
     title: ClassVar[str] = "TensorRT"
+    keeps_states: ClassVar[bool] = True
 
     def missing(self) -> str | None:
         """Why it can't build here, with the install command; None if it can."""
@@ -124,8 +126,7 @@ class TensorRt:
         require(self)
         require_served(self, target, options.precision)
         settings = Settings.read(options.settings)
-        if options.stateful:
-            raise BadInputError(f"{self.name} keeps no hidden states in its engines: leave them to the host")
+        require_states(model, options.stateful)
         named = clone(model)
         name_nodes(named)
         check_profile(settings.profile, io_shapes(named)[0])

@@ -67,4 +67,4 @@ def open_session(
         device.close()
         raise
     lanes = int(artifact.settings.get("lanes", 2 if artifact.mode == "throughput" else 1))
-    return EngineSession(device, engine, contexts(plan), lanes)
+    return EngineSession(device, engine, contexts(plan), lanes, artifact.stateful)

@@ -15,7 +15,15 @@ import onnx_ir as ir
 
 from superlower.backends import limits, probe, tables
 from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Support
-from superlower.backends.sdk import absent, require, require_own, require_served, unserved, version
+from superlower.backends.sdk import (
+    absent,
+    require,
+    require_own,
+    require_served,
+    require_states,
+    unserved,
+    version,
+)
 from superlower.backends.tensorrt import builder, probes
 from superlower.backends.tensorrt.building import build_plan, legal_passes
 from superlower.backends.tensorrt.cuda import Context, Driver
@@ -52,6 +60,7 @@ class TensorRtRtx:
 
     name: ClassVar[str] = "tensorrt-rtx"
     title: ClassVar[str] = "TensorRT for RTX"
+    keeps_states: ClassVar[bool] = True
 
     def missing(self) -> str | None:
         """Why it can't build here, with the install command; None if it can."""
@@ -120,8 +129,7 @@ class TensorRtRtx:
         as_float = settings.get("int8_as_float") == "allow"
         forced = as_float and options.precision is Precision.INT8
         require_served(self, target, Precision.FP32 if forced else options.precision)
-        if options.stateful:
-            raise BadInputError(f"{self.name} keeps no hidden states in its engines: leave them to the host")
+        require_states(model, options.stateful)
         named = clone(model)
         name_nodes(named)
         _check_sizes(named)

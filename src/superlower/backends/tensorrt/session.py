@@ -6,7 +6,7 @@ test; never run on a GPU here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -96,10 +96,23 @@ def _sizes(dims: Any) -> tuple[int, ...]:
 
 
 class Lane:
-    """What one call in flight needs. A failed construction frees what it had."""
+    """What one call in flight needs. A failed construction frees what it had.
 
-    def __init__(self, device: Context, engine: Any, contexts: Contexts, tensors: list[Binding]) -> None:
+    States of `inside`, graph output -> graph input, stay on the device: the two buffers of a pair change
+    places after every call.
+    """
+
+    def __init__(
+        self,
+        device: Context,
+        engine: Any,
+        contexts: Contexts,
+        tensors: list[Binding],
+        inside: Mapping[str, str] | None = None,
+    ) -> None:
         self._device = device
+        self._inside = dict(inside or {})
+        self._kept = {*self._inside, *self._inside.values()}
         self._contexts = contexts
         self._tensors = tensors
         self._buffers: dict[str, Buffer] = {}
@@ -117,8 +130,8 @@ class Lane:
                 # Buffers are for the largest sizes: an output's follow from the inputs'.
                 buffer = Buffer(device.driver, self._shape(tensor), tensor.dtype)
                 self._buffers[tensor.name] = buffer
-                if not self._context.set_tensor_address(tensor.name, buffer.address):
-                    raise CudaError(f"the engine takes no address for its tensor '{tensor.name}'")
+                self._place(tensor.name)
+            self.reset()
         except BaseException:
             self.close()
             raise
@@ -130,7 +143,7 @@ class Lane:
             raise CudaError("the engine is closed")
         self._device.enter()
         for tensor in self._tensors:
-            if tensor.is_input:
+            if tensor.is_input and tensor.name not in self._kept:
                 array = feeds[tensor.name]
                 if tensor.is_open:
                     self._settle(tensor, array.shape)
@@ -140,11 +153,34 @@ class Lane:
         if not self._context.execute_async_v3(stream.handle):
             stream.synchronize()
             raise CudaError(f"the engine refused to run: {self._contexts.reason()}")
-        views = {t.name: self._buffers[t.name].view(self._shape(t)) for t in self._tensors if not t.is_input}
+        views = {
+            t.name: self._buffers[t.name].view(self._shape(t))
+            for t in self._tensors
+            if not t.is_input and t.name not in self._kept
+        }
         for name, view in views.items():
             self._buffers[name].download(stream, view.nbytes)
         stream.synchronize()
+        for made, given in self._inside.items():
+            self._buffers[made], self._buffers[given] = self._buffers[given], self._buffers[made]
+            self._place(made)
+            self._place(given)
         return {name: view.copy() for name, view in views.items()}
+
+    def reset(self) -> None:
+        """Make the states on the device zeros."""
+        if not self._inside or self._stream is None:
+            return
+        self._device.enter()
+        for given in self._inside.values():
+            self._buffers[given].host[...] = 0
+            self._buffers[given].upload(self._stream)
+        self._stream.synchronize()
+
+    def _place(self, name: str) -> None:
+        """Tell the context where a tensor lies."""
+        if not self._context.set_tensor_address(name, self._buffers[name].address):
+            raise CudaError(f"the engine takes no address for its tensor '{name}'")
 
     def _settle(self, tensor: Binding, shape: tuple[int, ...]) -> None:
         """Tell the context an open input's shape."""
@@ -173,20 +209,33 @@ class Lane:
 
 
 class EngineSession:
-    """A loaded engine on a device. As many calls may be in flight as it has lanes."""
+    """A loaded engine on a device. As many calls may be in flight as it has lanes; one if it keeps states."""
 
-    def __init__(self, device: Context, engine: Any, contexts: Contexts, lanes: int) -> None:
-        """Take ownership of `device`, `engine` and `contexts`; on failure all three are released."""
+    def __init__(
+        self,
+        device: Context,
+        engine: Any,
+        contexts: Contexts,
+        lanes: int,
+        stateful: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Take ownership of `device`, `engine` and `contexts`; on failure all three are released.
+
+        Args:
+            stateful: states to keep on the device, (graph output, graph input).
+        """
         self._device, self._engine, self._contexts = device, engine, contexts
         self._lanes: list[Lane] = []
         self._pool: PooledSession | None = None
         try:
             device.enter()
             tensors = bindings(engine)
-            for _ in range(lanes):
-                self._lanes.append(Lane(device, engine, contexts, tensors))
-            ports = {t.name: Port(t.dtype, t.shape) for t in tensors if t.is_input}
-            self._pool = PooledSession(ports, self._lanes)
+            inside = dict(stateful)
+            for _ in range(1 if inside else lanes):
+                self._lanes.append(Lane(device, engine, contexts, tensors, inside))
+            fed = [t for t in tensors if t.is_input and t.name not in inside.values()]
+            ports = {t.name: Port(t.dtype, t.shape) for t in fed}
+            self._pool = PooledSession(ports, self._lanes, reset=self._lanes[0].reset if inside else None)
         except BaseException:
             self.close()
             raise
@@ -202,7 +251,9 @@ class EngineSession:
         return self._pool.submit(feeds)
 
     def reset(self) -> None:
-        """Engines keep no states."""
+        """Make states kept on the device zeros, after the runs already submitted."""
+        if self._pool is not None:
+            self._pool.reset()
 
     def close(self) -> None:
         """Wait for the runs in flight, then free lanes, engine and device, once."""

@@ -49,6 +49,7 @@ class Tvm:
 
     name: ClassVar[str] = "tvm"
     title: ClassVar[str] = "Apache TVM"
+    keeps_states: ClassVar[bool] = True
 
     def missing(self) -> str | None:
         """Why it can't build here, with the install command; None if it can."""
@@ -116,8 +117,7 @@ class Tvm:
         sdk.require(self)
         sdk.require_served(self, target, options.precision)
         level, archs = _opt_level(options), _archs(target, options)
-        if options.stateful:
-            raise BadInputError("tvm keeps no states inside an engine: build without stateful pairs")
+        sdk.require_states(model, options.stateful)
         io = _io(model)
         if not options.raw:
             limits.require(limits.context(self, target, options.precision), infer_shapes(model))
@@ -152,6 +152,7 @@ class Tvm:
             sdk=self.versions(),
             threads=options.threads,
             mode=options.mode,
+            stateful=options.stateful,
             build_s=round(time.monotonic() - started, 3),
             facts=msgspec.convert(facts, dict[str, str | int | float]),
         )
@@ -207,6 +208,7 @@ class Tvm:
             cuda=cuda,
             threads=1 if many else threads,
             runners=threads if many else 1,
+            stateful=artifact.stateful,
         )
 
 

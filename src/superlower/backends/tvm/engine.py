@@ -6,12 +6,13 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from superlower.backends.base import Feeds, Outputs
 from superlower.backends.session import PooledSession, Port
@@ -53,13 +54,21 @@ def import_runtime() -> Any:
 
 
 def open_session(
-    folder: Path, library: str, io: str, *, cuda: bool, threads: int, runners: int
+    folder: Path,
+    library: str,
+    io: str,
+    *,
+    cuda: bool,
+    threads: int,
+    runners: int,
+    stateful: Sequence[tuple[str, str]] = (),
 ) -> PooledSession:
     """Load a library and its virtual machines.
 
     Args:
         threads: CPU threads of each runner.
-        runners: calls that may be in flight.
+        runners: calls that may be in flight; one where states stay inside.
+        stateful: states to keep on the device, (graph output, graph input).
 
     Raises:
         BadInputError: files that are absent or that this TVM can't read.
@@ -86,27 +95,54 @@ def open_session(
         raise MissingSdkError("the engine is for an NVIDIA GPU, and TVM finds none here: check nvidia-smi")
     try:
         module = tvm.runtime.load_module(str(path.resolve()))
-        machines = [tvm.runtime.vm.VirtualMachine(module, device) for _ in range(runners)]
+        count = 1 if stateful else runners
+        machines = [tvm.runtime.vm.VirtualMachine(module, device) for _ in range(count)]
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise BadInputError(f"{path} isn't an engine this TVM can read: {reason}") from error
-    inputs = {port.name: Port(np.dtype(port.dtype), port.shape) for port in ports.inputs}
-    return PooledSession(inputs, [_runner(tvm, vm, device, ports, threads) for vm in machines])
+    calls = [_Machine(tvm, machine, device, ports, threads, dict(stateful)) for machine in machines]
+    kept = {given for _, given in stateful}
+    fed = [port for port in ports.inputs if port.name not in kept]
+    inputs = {port.name: Port(np.dtype(port.dtype), port.shape) for port in fed}
+    return PooledSession(inputs, calls, reset=calls[0].reset if stateful else None)
 
 
-def _runner(tvm: Any, vm: Any, device: Any, io: Io, threads: int) -> Callable[[Feeds], Outputs]:
-    main = vm["main"]
-    order = [port.name for port in io.inputs]
+class _Machine:
+    """A virtual machine's `main`. States of `inside`, output -> input, stay on the device between calls."""
 
-    def run(feeds: Feeds) -> Outputs:
-        _use_threads(tvm, threads)
-        given = [tvm.runtime.tensor(np.asarray(feeds[name], order="C"), device) for name in order]
-        result = main(*given)
-        found: Sequence[Any] = [result] if len(io.outputs) == 1 else list(result)
+    def __init__(
+        self, tvm: Any, machine: Any, device: Any, io: Io, threads: int, inside: Mapping[str, str]
+    ) -> None:
+        self._tvm, self._main, self._device, self._io = tvm, machine["main"], device, io
+        self._threads, self._inside = threads, inside
+        self._states: dict[str, Any] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Make the states zeros."""
+        for port in self._io.inputs:
+            if port.name in self._inside.values():
+                self._states[port.name] = self._tensor(np.zeros(port.shape, port.dtype))
+
+    def __call__(self, feeds: Feeds) -> Outputs:
+        """Run once."""
+        _use_threads(self._tvm, self._threads)
+        names = [port.name for port in self._io.inputs]
+        given = [
+            self._states[name] if name in self._states else self._tensor(np.asarray(feeds[name], order="C"))
+            for name in names
+        ]
+        result = self._main(*given)
+        found = [result] if len(self._io.outputs) == 1 else list(result)
+        made = dict(zip(self._io.outputs, found, strict=True))
+        for output, name in self._inside.items():
+            # Into a tensor of ours: the machine may use its own again.
+            made.pop(output).copyto(self._states[name])
         # numpy() copies: the virtual machine takes its memory back for the next run.
-        return dict(zip(io.outputs, (tensor.numpy() for tensor in found), strict=True))
+        return {name: tensor.numpy() for name, tensor in made.items()}
 
-    return run
+    def _tensor(self, array: NDArray[np.generic]) -> Any:
+        return self._tvm.runtime.tensor(array, self._device)
 
 
 _configured = threading.local()
