@@ -19,7 +19,7 @@ import msgspec
 
 import superlower
 from superlower import jsontext
-from superlower.backends.base import build_inputs
+from superlower.backends.base import BuildOptions, build_inputs
 from superlower.backends.registry import backends
 from superlower.bundle.bundle import Bundle
 from superlower.driver.engine_cache import own_code
@@ -145,7 +145,7 @@ def key_of(model: Path, inputs: Iterable[Path], options: str, targets: Sequence[
         "files": [[_digest(file) for file in _files(path)] for path in (model, *inputs)],
         "versions": {name: sdk.versions() for name, sdk in sdks.items()},
         "inputs": {
-            f"{name} {where.name}": build_inputs(sdk, where)
+            f"{name} {where.name}": build_inputs(sdk, where, BuildOptions())
             for name, sdk in sdks.items()
             for where in targets
         },
