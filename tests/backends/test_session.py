@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from superlower.backends.base import Feeds, Outputs
-from superlower.backends.session import PooledSession, Port, check_feeds
+from superlower.backends.session import SPARE, PooledSession, Port, Recycled, check_feeds
 from superlower.errors import BadInputError
 
 PORTS = {"x": Port(np.dtype(np.float32), (1, 3)), "n": Port(np.dtype(np.int64), (-1,))}
@@ -83,3 +83,27 @@ def test_an_error_of_a_run_is_its_callers_and_frees_the_runner() -> None:
     session.close()
     with pytest.raises(RuntimeError):
         session.run(GOOD)
+
+
+def test_memory_is_given_out_again_once_nobody_holds_it() -> None:
+    memory = Recycled((2, 3), np.dtype(np.float32))
+    first = memory.take()
+    second = memory.take()
+    assert first is not second
+    view = first[:1]
+    del first
+    # A view holds it still.
+    third = memory.take()
+    assert not np.shares_memory(third, view)
+    place = view.ctypes.data
+    del view
+    assert memory.take().ctypes.data == place
+
+
+def test_little_memory_is_kept_that_nobody_holds() -> None:
+    memory = Recycled((4,), np.dtype(np.float32))
+    held = [memory.take() for _ in range(10)]
+    assert len({array.ctypes.data for array in held}) == 10
+    held.clear()
+    assert memory.take() is not None
+    assert len(memory._made) == SPARE

@@ -24,7 +24,7 @@ from superlower.backends.sdk import (
     unserved,
     version,
 )
-from superlower.backends.session import PooledSession, Port, Runner
+from superlower.backends.session import PooledSession, Port, Recycled, Runner
 from superlower.doctor import examine
 from superlower.errors import BadInputError, MissingSdkError
 from superlower.ir import infer_shapes, save, serialize
@@ -222,12 +222,22 @@ def _session(compiled: Any, artifact: Artifact) -> PooledSession:
     # Two calls at least: independent equations of a frame may then overlap.
     requests = [compiled.create_infer_request() for _ in range(1 if stateful else max(2, wanted))]
 
+    kinds = [_port(port) for port in compiled.outputs]
+    static = all(size >= 0 for kind in kinds for size in kind.shape)
+
     def runner(request: Any) -> Runner:
+        import openvino
+
+        memory = [Recycled(kind.shape, kind.dtype) for kind in kinds] if static else []
+
         def run(feeds: Feeds) -> Outputs:
-            # Unshared outputs are copies, so that the next call on this request can't write over them.
             by_index = {index: feeds[name] for index, name in enumerate(names.inputs)}
-            results = request.infer(by_index, share_inputs=True, share_outputs=False)
-            return {name: results[index] for index, name in enumerate(names.outputs)}
+            made = [one.take() for one in memory]
+            for index, array in enumerate(made):
+                request.set_output_tensor(index, openvino.Tensor(array, shared_memory=True))
+            # Unshared outputs are copies, so that the next call on this request can't write over them.
+            results = request.infer(by_index, share_inputs=True, share_outputs=static)
+            return dict(zip(names.outputs, made or [results[i] for i in range(len(kinds))], strict=True))
 
         return run
 

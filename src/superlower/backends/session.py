@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import LifoQueue
+from sys import getrefcount
 
 import numpy as np
 
@@ -49,6 +50,35 @@ def check_feeds(ports: Mapping[str, Port], feeds: Feeds) -> None:
             )
     if absent := sorted(ports.keys() - feeds.keys()):
         raise BadInputError(f"engine input '{absent[0]}' is not fed")
+
+
+SPARE = 2
+"""Arrays that nobody holds and that are kept all the same."""
+
+
+class Recycled:
+    """Arrays of one kind, each given out again once nobody holds it or a view of it.
+
+    What the caller gets is its own as long as it is held; memory that was let go is used again, which spares
+    the copy out of an SDK's own buffer and the system's fresh pages.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+        self._shape, self._dtype = shape, dtype
+        self._made: list[Array] = []
+        # Counted the way `take` counts, of an array that only a list holds.
+        alone = [np.empty(0)]
+        self._unheld = getrefcount(alone[0])
+
+    def take(self) -> Array:
+        """An array that nobody else holds; its content is of no meaning. Not for two threads at a time."""
+        free = [k for k in range(len(self._made)) if getrefcount(self._made[k]) == self._unheld]
+        for k in reversed(free[SPARE:]):
+            del self._made[k]
+        if free:
+            return self._made[free[0]]
+        self._made.append(np.empty(self._shape, self._dtype))
+        return self._made[-1]
 
 
 class PooledSession:
