@@ -118,7 +118,7 @@ class Tvm:
         sdk.require_served(self, target, options.precision)
         level, archs = _opt_level(options), _archs(target, options)
         sdk.require_states(model, options.stateful)
-        io = _io(model)
+        io = io_of(model)
         if not options.raw:
             limits.require(limits.context(self, target, options.precision), infer_shapes(model))
         workdir.mkdir(parents=True, exist_ok=True)
@@ -267,7 +267,12 @@ def _lacking(artifact: Artifact) -> list[str]:
     return sorted(needs - set(flags.split())) if flags else []
 
 
-def _io(model: ir.Model) -> engine.Io:
+def io_of(model: ir.Model) -> engine.Io:
+    """A graph's inputs and outputs, in the order its engine takes and returns them.
+
+    Raises:
+        BadInputError: an input's size isn't fixed.
+    """
     inputs, outputs = io_shapes(model)
     for name, shape in inputs.items():
         if min(shape, default=1) < 1:

@@ -167,6 +167,21 @@ def test_pruning_leaves_the_fastest_and_the_default(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
+def test_pruning_loses_nothing_that_is_written_meanwhile(tmp_path: Path) -> None:
+    database = Store(tmp_path)
+    database.append([record("first")])
+    command = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent), "x"]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    for _ in range(20):
+        database.prune(1)
+    writer.kill()
+    told = int(([0, *writer.stdout.read().split()])[-1])
+    writer.wait()
+    assert {"first", *(f"x{n}" for n in range(told + 1))} <= {one.task for one in database.read().records}
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(BadInputError, match=r"can't be written.*--db"):

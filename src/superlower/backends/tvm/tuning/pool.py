@@ -23,6 +23,7 @@ from superlower.errors import BuildFailedError
 
 START_S = 180.0
 """Loading TVM's compiler takes seconds, or a minute on a busy machine."""
+SLICE_S = 0.5
 
 
 class Worker:
@@ -99,12 +100,17 @@ class Worker:
 def _line(child: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
     """A line of a child's output; what there is of it if the child ends; None when time is up."""
     assert child.stdout is not None
-    deadline, found = time.monotonic() + timeout_s, b""
+    found, left = b"", timeout_s
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while not found.endswith(b"\n"):
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                return None
+            asked = time.monotonic()
+            if not selector.select(min(left, SLICE_S)):
+                # Longer than asked for: the machine slept, or all were stopped; that isn't the child's.
+                left -= min(time.monotonic() - asked, 2 * SLICE_S)
+                if left <= 0:
+                    return None
+                continue
             part = os.read(child.stdout.fileno(), 65536)
             if not part:
                 return found

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -149,8 +150,7 @@ class Store:
             return
         with _reporting(self.folder, "written"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / FILE).open("a+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with _locked(self.folder / FILE) as file:
                 if (size := file.seek(0, os.SEEK_END)) > 0:
                     file.seek(size - 1)
                     # A writer that was killed left half a line: it must not take this one with it.
@@ -187,15 +187,13 @@ class Store:
         Returns:
             Measurements before and after.
         """
-        before = self.read()
-        kept = fastest([r for r in before.records if tvm in (None, r.tvm)], keep)
-        with (
-            _reporting(self.folder, "written"),
-            tempfile.NamedTemporaryFile(dir=self.folder, prefix=".pruned-", delete=False) as aside,
-        ):
-            aside.write(b"".join(map(_line, kept)))
-            aside.flush()
-            os.fsync(aside.fileno())
+        with _reporting(self.folder, "written"), _locked(self.folder / FILE):
+            before = self.read()
+            kept = fastest([r for r in before.records if tvm in (None, r.tvm)], keep)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".pruned-", delete=False) as aside:
+                aside.write(b"".join(map(_line, kept)))
+                aside.flush()
+                os.fsync(aside.fileno())
             Path(aside.name).replace(self.folder / FILE)
             for other in self.folder.glob("*.jsonl"):
                 if other.name != FILE:
@@ -284,6 +282,18 @@ def _parsed(line: bytes) -> Record | None:
 
 def _sum(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """A file to append to, which nobody else writes or replaces meanwhile."""
+    while True:
+        with path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever pruned while this one waited has put another file in its place.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield file
+                return
 
 
 @contextmanager

@@ -6,6 +6,7 @@ there.
 
 from __future__ import annotations
 
+import threading
 import time
 import zlib
 from collections import Counter
@@ -115,6 +116,7 @@ class _Run:
         self._version = sdk.version("apache-tvm")
         self._target, self._vectors = cpu_target(asked.target)
         self.measured = 0
+        self._keeping = threading.Lock()
         self._defaults: dict[str, float] = {}
         self._searches: dict[str, TaskSearch] = {}
         self._suggested: dict[str, int] = {}
@@ -202,6 +204,9 @@ class _Run:
         if self._left_s() <= 0:
             return
         reply = self._run(task, library, make_reference=True)
+        if reply.error and self._left_s() > 0:
+            # Without this one the task can't be searched: it is worth another try.
+            reply = self._run(task, library, make_reference=True)
         self._keep(task, Candidate("", DEFAULT), reply)
         if reply.seconds:
             self._defaults[task.key] = min(reply.seconds)
@@ -314,11 +319,12 @@ class _Run:
             trace=candidate.trace,
             when=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self._store.append([record])
-        self._all.append(record)
-        self.measured += 1
-        if reply.error:
-            self._failed[task.key] = self._failed.get(task.key, 0) + 1
+        with self._keeping:
+            self._store.append([record])
+            self._all.append(record)
+            self.measured += 1
+            if reply.error:
+                self._failed[task.key] = self._failed.get(task.key, 0) + 1
 
     def _left_s(self) -> float:
         return float("inf") if self._asked.until is None else self._asked.until - time.time()

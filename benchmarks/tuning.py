@@ -1,0 +1,276 @@
+"""What schedules do for TVM on a CPU: naive loops, superlower's defaults and tuned ones beside ONNX Runtime.
+
+And what a task saves by starting from another size's schedules. See benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+from common import fail, machine, start_with_threads, write
+
+from superlower.backends.base import Artifact, BuildOptions, Feeds, Session
+from superlower.backends.onnxruntime import OnnxRuntime
+from superlower.backends.tvm.backend import Tvm, tvm_target
+from superlower.backends.tvm.tuning.search import trials_to
+from superlower.backends.tvm.tuning.store import DEFAULT, Record, Store
+from superlower.cli.common import Bars, console, parse_size, print_table
+from superlower.driver.building import Job, legal_graph
+from superlower.driver.speed import physical_cores, take_turns
+from superlower.driver.tune import Limits, tune
+from superlower.errors import SuperlowerError
+from superlower.frontends.base import ExportRequest
+from superlower.frontends.zoo.basicvsr import BasicVsr
+from superlower.passes.pipelines import apply, default_pipeline
+from superlower.program.model import TemporalModel
+from superlower.targets.base import Precision
+from superlower.targets.catalog import target
+
+TARGET = "cpu"
+NEAR = 0.95
+"""Of the best speed: what transfer is told by."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A graph's times in ms by round, by contender; and how many tasks its tuned build found."""
+
+    graph: str
+    rounds_ms: Mapping[str, Sequence[float]]
+    tasks: int
+    measured: int
+    tuned: int
+
+    def ratio(self, one: str, other: str) -> float:
+        """How many times as long one takes as another, as the median of rounds."""
+        pairs = zip(self.rounds_ms[one], self.rounds_ms[other], strict=True)
+        return median(a / b for a, b in pairs)
+
+
+def exported(size: tuple[int, int], blocks: int) -> TemporalModel:
+    """BasicVSR with seeded weights: times don't depend on their values."""
+    height, width = size
+    request = ExportRequest(
+        weights=Path("random:0"),
+        height=height,
+        width=width,
+        options={"blocks": str(blocks)},
+        source="random:0",
+    )
+    return BasicVsr().export(request)
+
+
+def only(model: TemporalModel, names: Sequence[str]) -> TemporalModel:
+    """The model with some of its graphs, which is no program to run, but has their tasks."""
+    return model.with_graphs({name: model.graphs[name] for name in names})
+
+
+def naive(graph: ir.Model, folder: Path, threads: int) -> Session:
+    """An engine of the loops as TVM writes them, without any schedule."""
+    import tvm
+
+    from superlower.backends.tvm import backend, build, engine
+    from superlower.backends.tvm.schedule import cpu_target
+
+    wanted = tvm_target(target(TARGET), BuildOptions(threads=threads))
+    where, _ = cpu_target(wanted)
+    module = build.fused(graph, wanted)
+    folder.mkdir(parents=True, exist_ok=True)
+    with where, tvm.transform.PassContext(opt_level=3):
+        tvm.compile(module, where).export_library(str(folder / engine.LIBRARY))
+    (folder / engine.IO).write_bytes(msgspec.json.encode(backend.io_of(graph)))
+    return engine.open_session(folder, engine.LIBRARY, engine.IO, cuda=False, threads=threads, runners=1)
+
+
+def gain(args: argparse.Namespace) -> None:
+    """Time every graph as built in each way."""
+    threads = physical_cores()
+    size = parse_size(args.size)
+    model = exported(size, args.blocks)
+    database = args.db
+    if args.minutes:
+        with Bars() as bars:
+            tune(
+                model,
+                target(TARGET),
+                Precision.FP32,
+                database,
+                limits=Limits(minutes=args.minutes),
+                threads=threads,
+                progress=bars,
+            )
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        for name, graph in model.graphs.items():
+            rows.append(_gain(name, graph, Path(place) / name, database, threads, args))
+            row = rows[-1]
+            console.print(
+                f"{name}: " + ", ".join(f"{k} {median(v):.1f} ms" for k, v in row.rounds_ms.items()),
+                soft_wrap=True,
+            )
+    names = list(rows[0].rounds_ms)
+    print_table(
+        f"BasicVSR ({args.blocks} blocks) at {args.size}, {threads} threads",
+        ("graph", *names, "tuned by default", "default by ONNX Runtime", "tuned by ONNX Runtime", "hit"),
+        (
+            (
+                row.graph,
+                *(f"{median(row.rounds_ms[name]):.1f}" for name in names),
+                f"{row.ratio('default', 'tuned'):.2f}",
+                f"{row.ratio('default', 'onnxruntime'):.2f}",
+                f"{row.ratio('tuned', 'onnxruntime'):.2f}",
+                f"{row.measured} of {row.tasks}",
+            )
+            for row in rows
+        ),
+    )
+    found = {
+        "machine": machine(["tvm", "onnxruntime"]),
+        "size": size,
+        "blocks": args.blocks,
+        "minutes": args.minutes,
+        "rows": [asdict(row) for row in rows],
+    }
+    console.print(f"written: {write('tuning', size, found, args.output)}", soft_wrap=True)
+
+
+def _gain(
+    name: str, graph: ir.Model, folder: Path, database: Path, threads: int, args: argparse.Namespace
+) -> Row:
+    clean, _ = apply(graph, default_pipeline())
+    sessions: dict[str, Session] = {}
+    facts: dict[str, str | int | float] = {}
+    for label, sdk, settings in (
+        ("onnxruntime", OnnxRuntime(), {}),
+        ("default", Tvm(), {"tuning": "off"}),
+        ("tuned", Tvm(), {"tuning": str(database)}),
+    ):
+        where = folder / label
+        where.mkdir(parents=True)
+        legal = legal_graph(Job(sdk, target(TARGET), Precision.FP32), clean).model
+        options = BuildOptions(threads=threads, settings=settings)
+        artifact: Artifact = sdk.compile(legal, target(TARGET), options, where)
+        sessions[label] = sdk.load(artifact, where)
+        facts = artifact.facts
+        if label == "tuned" and args.naive:
+            sessions["naive"] = naive(legal, folder / "naive", threads)
+    feeds = _feeds(clean)
+
+    def timed(session: Session) -> Callable[[], float]:
+        def run() -> float:
+            started = time.perf_counter()
+            session.run(feeds)
+            return 1000 * (time.perf_counter() - started)
+
+        return run
+
+    rounds = take_turns({label: timed(one) for label, one in sessions.items()}, rounds=args.rounds)
+    for session in sessions.values():
+        session.close()
+    counts = [int(facts.get(key, 0)) for key in ("tasks", "tasks_measured", "tasks_tuned")]
+    return Row(name, rounds, *counts)
+
+
+def _feeds(graph: ir.Model) -> Feeds:
+    rng = np.random.default_rng(0)
+    shapes = {value.name: tuple(map(int, value.shape or ())) for value in graph.graph.inputs}
+    return {str(name): rng.random(shape, dtype=np.float32) / 8 for name, shape in shapes.items()}
+
+
+def transfer(args: argparse.Namespace) -> None:
+    """Tune a graph's tasks at one size, then at another, from there and cold; count the measurements."""
+    threads = physical_cores()
+    here, there = args.sizes
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        warm, cold = Path(place) / "warm", Path(place) / "cold"
+        for size, database, helped in ((here, warm, True), (there, cold, False), (there, warm, True)):
+            model = only(exported(parse_size(size), args.blocks), [args.graph])
+            console.print(f"{args.graph} at {size}, {'from what is known' if helped else 'cold'}")
+            with Bars() as bars:
+                tune(
+                    model,
+                    target(TARGET),
+                    Precision.FP32,
+                    database,
+                    limits=Limits(trials=args.trials),
+                    threads=threads,
+                    transfer=helped,
+                    progress=bars,
+                )
+        for task in {record.task: record for record in Store(cold).read().records}.values():
+            started = {name: _curve(Store(folder), task) for name, folder in (("cold", cold), ("warm", warm))}
+            if not all(started.values()):
+                continue
+            best = min(min(curve) for curve in started.values())
+            reached = {name: trials_to(curve, best / NEAR) for name, curve in started.items()}
+            rows.append({"task": task.name, "best_ms": 1000 * best, "to_95": reached, "curves_s": started})
+    print_table(
+        f"{args.graph} at {there} after {here}: measurements to 95 % of the best known",
+        ("task", "best ms", "cold", "from the other size"),
+        (
+            (
+                row["task"],
+                f"{row['best_ms']:.2f}",
+                *(row["to_95"][k] or f"over {len(row['curves_s'][k])}" for k in ("cold", "warm")),
+            )
+            for row in rows
+        ),
+    )
+    found = {"machine": machine(["tvm"]), "sizes": args.sizes, "trials": args.trials, "rows": rows}
+    path = write("tuning-transfer", parse_size(there), found, args.output)
+    console.print(f"written: {path}", soft_wrap=True)
+
+
+def _curve(store: Store, task: Record) -> list[float]:
+    """The best time after each measurement of a task."""
+    best, found = float("inf"), []
+    for record in store.read().records:
+        if record.task == task.task and record.origin != DEFAULT:
+            best = min(best, record.time)
+            found.append(best)
+    return found
+
+
+def main() -> int:
+    """Run the benchmark that is asked for."""
+    start_with_threads(physical_cores())
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(required=True)
+    one = verbs.add_parser("gain", help="naive, default and tuned schedules beside ONNX Runtime")
+    one.add_argument("--size", default="64x64")
+    one.add_argument("--minutes", type=float, default=0.0, help="of tuning first; 0 for none")
+    one.add_argument("--db", type=Path, required=True, help="folder of the tuning database")
+    one.add_argument("--naive", action="store_true", help="also time loops without a schedule")
+    one.add_argument("--rounds", type=int, default=7)
+    one.set_defaults(run=gain)
+    two = verbs.add_parser("transfer", help="trials with and without another size's schedules")
+    two.add_argument("--sizes", nargs=2, default=("144x176", "180x320"))
+    two.add_argument("--graph", default="backward")
+    two.add_argument("--trials", type=int, default=48)
+    two.set_defaults(run=transfer)
+    for each in (one, two):
+        each.add_argument("--blocks", type=int, default=30)
+        each.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    os.environ.setdefault("TVM_NUM_THREADS", str(physical_cores()))
+    try:
+        args.run(args)
+    except SuperlowerError as error:
+        return fail(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
