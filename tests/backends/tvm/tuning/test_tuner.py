@@ -167,6 +167,23 @@ def test_a_second_run_goes_on_and_measures_nothing_twice(
         assert task.best_s <= before[task.task]
 
 
+def test_another_size_starts_from_what_is_known(run: tuple[Path, Path, Result], tmp_path: Path) -> None:
+    _, database, first = run
+    Store(tmp_path / "database").merge(database)
+    larger = save(tmp_path, 36, 48)
+    result = tuned(larger, tmp_path / "database")
+    ours = {task.task for task in result.tasks} - {task.task for task in first.tasks}
+    assert ours, "another size has tasks of its own"
+    taken = [
+        r for r in measurements(tmp_path / "database").records if r.task in ours and r.origin == "transfer"
+    ]
+    assert taken
+    assert [r.error for r in taken if r.error] == []
+    cold = tuned(larger, tmp_path / "cold", trials=4, transfer=False)
+    assert cold.measured
+    assert "transfer" not in {r.origin for r in measurements(tmp_path / "cold").records}
+
+
 def test_foreign_and_unfit_records_do_no_harm(run: tuple[Path, Path, Result], tmp_path: Path) -> None:
     import msgspec
 
