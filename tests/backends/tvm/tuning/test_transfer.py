@@ -70,7 +70,7 @@ def test_only_what_could_fit_is_suggested() -> None:
     unfit = [
         record("here", 180, 320, 0.1),
         record("kind", 144, 176, 0.1, kind="pool"),
-        record("failed", 144, 176, 0.1, seconds=(), error="crashed"),
+        msgspec.structs.replace(record("failed", 144, 176, 0.1), seconds=(), error="crashed"),
         record("default", 144, 176, 0.1, trace=""),
         record("gpu", 144, 176, 0.1, target="cuda/sm_86"),
     ]
