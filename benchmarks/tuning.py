@@ -98,6 +98,8 @@ def gain(args: argparse.Namespace) -> None:
     threads = physical_cores()
     size = parse_size(args.size)
     model = exported(size, args.blocks)
+    if args.graph:
+        model = only(model, args.graph)
     database = args.db
     if args.minutes:
         with Bars() as bars:
@@ -250,6 +252,7 @@ def main() -> int:
     verbs = parser.add_subparsers(required=True)
     one = verbs.add_parser("gain", help="naive, default and tuned schedules beside ONNX Runtime")
     one.add_argument("--size", default="64x64")
+    one.add_argument("--graph", action="append", help="only this one; repeatable")
     one.add_argument("--minutes", type=float, default=0.0, help="of tuning first; 0 for none")
     one.add_argument("--db", type=Path, required=True, help="folder of the tuning database")
     one.add_argument("--naive", action="store_true", help="also time loops without a schedule")
