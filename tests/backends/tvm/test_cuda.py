@@ -21,6 +21,7 @@ from superlower.ir import infer_shapes
 from superlower.passes.pipelines import default_pipeline
 from superlower.targets.base import Precision
 from superlower.targets.catalog import target
+from support.gpu_schedules import model
 
 ADD = 'extern "C" __global__ void add(float* a, const float* b) { a[threadIdx.x] += b[threadIdx.x]; }'
 FATBIN_MAGIC = bytes.fromhex("50ed55ba")
@@ -208,3 +209,13 @@ def test_what_runs_here_follows_the_driver(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.undo()
     monkeypatch.setattr(ctypes, "CDLL", no_library)
     assert "no NVIDIA driver" in str(Tvm().runnable(target("rtx3090")))
+
+
+@pytest.mark.slow
+def test_grouped_convolutions_build(tmp_path: Path) -> None:
+    """TVM's rules for reductions give their sums to many threads, and its own lowering fails on that."""
+    _compiler("sm_90", folder=tmp_path)
+    grouped = model(("Conv", ((1, 3, 32, 32), (6, 1, 3, 3)), {"group": 3, "pads": [1] * 4}))
+    artifact = Tvm().compile(grouped, target("h100"), BuildOptions(), tmp_path)
+    assert artifact.facts["arch"] == "sm_90"
+    assert device_code(tmp_path / artifact.files["engine"])

@@ -117,20 +117,41 @@ def schedule_module(mod: Any, target: Any) -> tuple[Any, list[str]]:
 
 @dataclass(frozen=True)
 class _OrNext:
-    """A rule of TVM's that leaves to the next what it fails at.
+    """A rule of TVM's for reductions that leaves to the next what it fails at.
 
-    Reduction of TVM 0.27 factors a mean to a scalar by a primitive that throws an InternalError, and
-    GeneralReduction throws a ValueError at grouped convolutions, whose sums aren't their innermost loops.
+    Reduction of TVM 0.27 factors a mean to a scalar by a primitive that throws an InternalError. At grouped
+    convolutions either rule gives the few products of a window to many threads, and the build fails on them.
     """
 
     rule: Any
 
     def apply(self, function: Any, target: Any, tunable: bool) -> Any:
         """The schedule, or None, as TVM's rules return them."""
+        if _windowed(function):
+            return None
         try:
             return self.rule.apply(function, target, tunable)
-        except (RuntimeError, ValueError):
+        except RuntimeError:
             return None
+
+
+def _windowed(function: Any) -> bool:
+    """Whether a function sums over windows: an operand is indexed by a sum of axes."""
+    from tvm import s_tir, sym
+    from tvm.s_tir.schedule import ScheduleError
+
+    schedule = s_tir.Schedule(function)
+    try:
+        found = schedule.get_child_blocks(schedule.get_sblock("root"))
+    except ScheduleError:
+        return False
+    for body in (schedule.get(block) for block in found if blocks.is_reduction(schedule, block)):
+        axes = [axis.var for axis in body.iter_vars]
+        for dim in (dim for region in body.reads for dim in region.region):
+            factors = sym.detect_linear_equation(dim.min, axes)
+            if sum(int(factor) != 0 for factor in factors[:-1]) > 1:
+                return True
+    return False
 
 
 def unbound(mod: Any) -> list[str]:
