@@ -26,6 +26,7 @@ from superlower.program.model import TemporalModel
 from superlower.runtime.load import open_runner
 from superlower.targets.base import Precision, Target
 from superlower.targets.catalog import target
+from support.clips import save_folder
 from support.command import superlower
 from support.models import bidirectional, recurrent, save_program
 from support.wrong import Wrong
@@ -246,6 +247,20 @@ def test_states_inside_engines_are_refused(tmp_path: Path) -> None:
 
 
 class TestCommandLine:
+    def test_the_verbs_take_a_mixed_variant(self, run: Callable[..., Variant], tmp_path: Path) -> None:
+        run(bidirectional(), Paced(name="one", pace=SWIFT_BACK), Paced(name="two", pace=SWIFT_FORTH))
+        bundle = tmp_path / "bundle"
+        assert superlower("check", bundle).code == 0
+        shown = superlower("inspect", bundle)
+        assert "auto-cpu-fp32 is mixed: with " in shown.stderr
+        speed = superlower("bench", "speed", bundle, "--rounds", 1, "-b", "mixed", "--json")
+        assert speed.code == 0, speed.stderr
+        assert [row["name"] for row in speed.json["results"]] == ["auto-cpu-fp32"]
+        clip = save_folder(tmp_path / "clip", 3, 16, 16)
+        made = superlower("upscale", bundle, "-i", clip, "-o", tmp_path / "made")
+        assert made.code == 0, made.stderr
+        assert len(list((tmp_path / "made").iterdir())) == 3
+
     def test_auto_stands_alone(self, tmp_path: Path) -> None:
         model = save_program(recurrent(), tmp_path / "program")
         outcome = superlower("compile", model, "-o", tmp_path / "b", "-t", "cpu", "-b", "auto", "-b", "tvm")

@@ -115,6 +115,9 @@ def inspect(
                 for v in bundle.manifest.variants
             ),
         )
+        for v in bundle.manifest.variants:
+            if v.race is not None:
+                console.print(f"{v.name} is {v.race.reason}", markup=False, soft_wrap=True)
         _engines(engines, layers)
 
 
