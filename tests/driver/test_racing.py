@@ -253,7 +253,7 @@ class TestCommandLine:
         assert superlower("check", bundle).code == 0
         shown = superlower("inspect", bundle)
         assert "auto-cpu-fp32 is mixed: with " in shown.stderr
-        speed = superlower("bench", "speed", bundle, "--rounds", 1, "-b", "mixed", "--json")
+        speed = superlower("bench", "speed", bundle, "--rounds", 1, "-b", "mixed", "--quick", "--json")
         assert speed.code == 0, speed.stderr
         assert [row["name"] for row in speed.json["results"]] == ["auto-cpu-fp32"]
         clip = save_folder(tmp_path / "clip", 3, 16, 16)
