@@ -36,6 +36,7 @@ from superlower.frontends.weights import fetch_weights
 from superlower.passes.base import Pass
 from superlower.passes.conv_transpose_to_sub_pixel import ConvTransposeToSubPixel
 from superlower.passes.fold_batch_norm import ARITHMETIC, FoldBatchNorm
+from superlower.passes.own_biases import OwnBiases
 from superlower.passes.pipelines import apply, default_pipeline
 from superlower.passes.resize_conv_to_sub_pixel import ResizeConvToSubPixel
 from superlower.program.model import TemporalModel
@@ -119,6 +120,19 @@ def _resized(g: SmallGraph) -> ir.Value:
     return g.add("Conv", large, g.weight(CHANNELS, CHANNELS, 3, 3), pads=[1] * 4)
 
 
+def _windowed(g: SmallGraph) -> ir.Value:
+    """Three residual blocks on five frames, each block's weights and biases shared by them."""
+    blocks = [[(g.weight(CHANNELS, CHANNELS, 3, 3), g.weight(CHANNELS)) for _ in range(2)] for _ in range(3)]
+    frames = []
+    for shift in range(5):
+        x = g.add("Add", g.x, g.constant(shift))
+        for (w1, b1), (w2, b2) in blocks:
+            inner = g.add("Relu", g.add("Conv", x, w1, b1, pads=[1] * 4))
+            x = g.add("Add", g.add("Conv", inner, w2, b2, pads=[1] * 4), x)
+        frames.append(x)
+    return g.add("Sum", *frames)
+
+
 CASES: Mapping[str, tuple[Callable[[SmallGraph], ir.Value], Pass]] = {
     "batch norm after a convolution": (_conv_norm, FoldBatchNorm()),
     "batch norm alone, as a 1x1 convolution": (_norm_alone, FoldBatchNorm()),
@@ -126,6 +140,7 @@ CASES: Mapping[str, tuple[Callable[[SmallGraph], ir.Value], Pass]] = {
     "transposed convolution 3x3, stride 2": (_transposed(3, 1), ConvTransposeToSubPixel()),
     "transposed convolution 4x4, stride 2": (_transposed(4, 0), ConvTransposeToSubPixel()),
     "nearest x2 and a 3x3 convolution": (_resized, ResizeConvToSubPixel()),
+    "biases that five frames share": (_windowed, OwnBiases()),
 }
 
 
@@ -181,12 +196,15 @@ def measure_graph(case: str, sdk_name: str, asked: Asked, folder: Path) -> Row:
     build, one = CASES[case]
     g = SmallGraph(*asked.size)
     before = g.model(build(g))
+    # What the backend would do by itself is left to the graph after.
+    others = [p for p in _legalizing(sdk_name) if not isinstance(p, type(one))]
+    before, _ = apply(before, others)
     after, _ = apply(before, [one])
     feeds = {"x": np.random.default_rng(1).standard_normal((1, CHANNELS, *asked.size)).astype(np.float32)}
     gflop = [2e-9 * sum(c.macs for c in convolutions(model)) for model in (before, after)]
     with ExitStack() as stack:
         sessions = [
-            _loaded(stack, model, sdk_name, asked.threads, folder / which)
+            _loaded(stack, model, sdk_name, asked.threads, folder / which, legal=True)
             for which, model in (("before", before), ("after", after))
         ]
         # By default, as the loop's variable would be the last one in every call.
@@ -218,13 +236,19 @@ def _on_graphs(model: TemporalModel, passes: Sequence[Pass]) -> TemporalModel:
     return model.with_graphs({name: apply(graph, passes)[0] for name, graph in model.graphs.items()})
 
 
-def _loaded(stack: ExitStack, model: ir.Model, sdk_name: str, threads: int, folder: Path) -> Session:
-    """The graph as the backend builds it, loaded."""
+def _legalizing(sdk_name: str) -> Sequence[Pass]:
+    return backend(sdk_name).legalize(target("cpu"), Precision.FP32)
+
+
+def _loaded(
+    stack: ExitStack, model: ir.Model, sdk_name: str, threads: int, folder: Path, legal: bool = False
+) -> Session:
+    """The graph as the backend builds it, loaded; its own passes are run unless it is `legal` already."""
     sdk, cpu = backend(sdk_name), target("cpu")
-    legal, _ = apply(model, sdk.legalize(cpu, Precision.FP32))
+    model = model if legal else apply(model, _legalizing(sdk_name))[0]
     folder.mkdir(parents=True)
     with redirect_stdout(StringIO()):
-        artifact = sdk.compile(legal, cpu, BuildOptions(threads=threads), folder)
+        artifact = sdk.compile(model, cpu, BuildOptions(threads=threads), folder)
     session = sdk.load(artifact, folder)
     stack.callback(session.close)
     return session

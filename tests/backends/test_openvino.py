@@ -19,7 +19,9 @@ from superlower.backends.openvino import OpenVino
 from superlower.backends.openvino_build import compute_in, parsed
 from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError
 from superlower.ir import serialize
+from superlower.passes.pipelines import apply
 from superlower.targets.base import TYPES, Precision, Target
+from support.graphs import GraphBuilder
 
 openvino = pytest.importorskip("openvino")
 pytestmark = pytest.mark.usefixtures("private_cache")
@@ -358,3 +360,26 @@ def test_without_the_gpu_its_engine_is_built_and_not_run(
     assert artifact.files == {"engine": "model.xml", "weights": "model.bin"}
     with pytest.raises(MissingSdkError, match="finds no GPU here"):
         BACKEND.load(artifact, tmp_path)
+
+
+def test_biases_that_convolutions_share_are_fused_all_the_same(cpu_target: Target, tmp_path: Path) -> None:
+    """What own-biases is for: without it each activation is a kernel by itself."""
+    g, rng = GraphBuilder(), np.random.default_rng(0)
+    weight, bias = g.const(rng.standard_normal((4, 4, 3, 3))), g.const(rng.standard_normal(4))
+    frames = (g.input(name, 1, 4, 8, 8) for name in "xy")
+    model = g.model(*(g.Relu(g.Conv(x, weight, bias, pads=[1] * 4)) for x in frames))
+    passes = BACKEND.legalize(cpu_target, Precision.FP32)
+
+    def kernels(name: str, count: int) -> list[str]:
+        legal, _ = apply(model, passes[:count])
+        artifact = BACKEND.compile(legal, cpu_target, ONE_THREAD, tmp_path / name)
+        core = openvino.Core()
+        engine = core.read_model(tmp_path / name / artifact.files["engine"])
+        compiled = core.compile_model(engine, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        facts = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
+        return sorted(fact["layerType"].astype(str) for fact in facts)
+
+    assert passes[-1].name == "own-biases", "passes after it would merge the copies"
+    assert "Subgraph" not in (fused := kernels("own", len(passes)))
+    assert fused.count("Convolution") == 2
+    assert "Subgraph" in kernels("shared", len(passes) - 1)

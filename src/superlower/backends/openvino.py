@@ -92,12 +92,13 @@ class OpenVino:
 
     def legalize(self, target: Target, precision: Precision) -> Sequence[Pass]:
         """Warps as the opset spells them and in their fastest form; for fp16 the graph's types. In fp32 on a
-        CPU, deformable convolutions without copies of their offsets and columns.
+        CPU, deformable convolutions without copies of their offsets and columns, and biases to be fused.
 
         The build types bf16: ONNX 19 has none.
         """
         from superlower.backends.select_lowering import legal_passes
         from superlower.passes.convert_precision import ConvertPrecision
+        from superlower.passes.own_biases import OwnBiases
         from superlower.passes.pointwise_conv_to_mat_mul import PointwiseConvToMatMul
         from superlower.passes.split_convolution import SplitConvolution
 
@@ -105,7 +106,7 @@ class OpenVino:
         passes = legal_passes(self.name, target, precision, typing)
         if target.kind != "cpu" or precision is not Precision.FP32:
             return passes
-        return (*passes, SplitConvolution(), PointwiseConvToMatMul())
+        return (*passes, SplitConvolution(), PointwiseConvToMatMul(), OwnBiases())
 
     def compile(self, model: ir.Model, target: Target, options: BuildOptions, workdir: Path) -> Artifact:
         """Convert to OpenVINO IR and compile it, in a subprocess; states of `options.stateful` go inside.
