@@ -23,6 +23,10 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
+    def process_time(self) -> float:
+        """Two threads, always busy."""
+        return 2 * self.now
+
     def sleep(self, seconds: float) -> None:
         self.now += seconds
         self.rests.append(seconds)

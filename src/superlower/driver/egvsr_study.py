@@ -54,6 +54,7 @@ class Form:
         ms: median milliseconds of that.
         rounds_ms: of each round.
         ratio, ratios: how many times as fast as the first of its group, and that of each round.
+        cpu_ratio: the same by the seconds of this process's threads, which others disturb least.
         claim: what was published of it.
     """
 
@@ -65,6 +66,7 @@ class Form:
     rounds_ms: tuple[float, ...]
     ratio: float
     ratios: tuple[float, ...]
+    cpu_ratio: float | None = None
     claim: Claim | None = None
 
 
@@ -89,12 +91,18 @@ def study(
         threads: of each engine.
     """
     found: list[Form] = []
+    models: dict[str, TemporalModel] = {}
+    if NETWORKS_GROUP in groups:
+        progress.stage("exporting networks", len(NETWORKS))
+        for network in NETWORKS:
+            models[network.name] = exported(network, size)
+            progress.advance(network.name)
     for group in groups:
         for sdk in sdks:
             progress.stage(f"{sdk}: {group}")
             with tempfile.TemporaryDirectory(prefix="superlower-egvsr-") as folder, ExitStack() as stack:
                 if group == NETWORKS_GROUP:
-                    ready, gflop = _networks(sdk, size, frames, threads, Path(folder), stack)
+                    ready, gflop = _networks(models, sdk, frames, threads, Path(folder), stack)
                     count = frames
                 else:
                     ready, gflop = _cases(group, sdk, size, threads, Path(folder))
@@ -126,6 +134,7 @@ def _forms(
             row.rounds_ms,
             row.ratio,
             row.ratios,
+            row.cpu_ratio,
             claims.get(row.name),
         )
         for row in rows
@@ -166,19 +175,23 @@ def _repeated(call: Callable[[Feeds], object], feeds: Feeds) -> None:
 
 
 def _networks(
-    sdk: str, size: tuple[int, int], frames: int, threads: int, folder: Path, stack: ExitStack
+    models: Mapping[str, TemporalModel],
+    sdk: str,
+    frames: int,
+    threads: int,
+    folder: Path,
+    stack: ExitStack,
 ) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
     ready: dict[str, Callable[[], object]] = {}
     gflop: dict[str, float] = {}
-    for network in NETWORKS:
-        model = exported(network, size)
+    for title, model in models.items():
         clip = moving_texture(model.program.frame, frames, 0)
         engines = {}
         for name, graph in model.graphs.items():
-            engines[name] = _engine(sdk, graph, threads, folder / network.model / name, stack)
+            engines[name] = _engine(sdk, graph, threads, folder / title / name, stack)
         runner = Runner(model.program, engines)
-        ready[network.name] = lambda r=runner, c=clip: exhaust(r.run(c, total=len(c)))  # type: ignore[misc]
-        gflop[network.name] = 2e-9 * a_frame(model.program, graph_macs(model))
+        ready[title] = lambda r=runner, c=clip: exhaust(r.run(c, total=len(c)))  # type: ignore[misc]
+        gflop[title] = 2e-9 * a_frame(model.program, graph_macs(model))
     return ready, gflop
 
 

@@ -73,6 +73,9 @@ class SpeedRow:
         threads: CPU threads it computes with; None on another device.
         equations: by name; empty for PyTorch.
         chosen: equation with a route -> share of its patches for each choice, 0 first.
+        cpu_ms: median milliseconds a frame that this process's threads had together.
+        cpu_ratio: median over the rounds of how many times less of those it took than the first contender:
+            what others on the machine disturb least.
     """
 
     name: str
@@ -83,6 +86,8 @@ class SpeedRow:
     threads: int | None = None
     equations: Mapping[str, EquationTime] = field(default_factory=dict)
     chosen: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    cpu_ms: float | None = None
+    cpu_ratio: float | None = None
 
 
 def take_turns(
@@ -114,10 +119,11 @@ def take_turns(
 
 @dataclass(frozen=True)
 class Lap:
-    """One run of a clip: its seconds, and those of each equation's calls."""
+    """One run of a clip: its seconds, each equation's calls', and those of all threads of this process."""
 
     seconds: float
     calls: Mapping[str, tuple[float, ...]]
+    cpu_seconds: float = 0.0
 
 
 def stopwatch(contender: Contender) -> Callable[[], Lap]:
@@ -125,10 +131,11 @@ def stopwatch(contender: Contender) -> Callable[[], Lap]:
 
     def lap() -> Lap:
         before = {name: len(found) for name, found in contender.seconds.items()}
-        started = time.perf_counter()
+        started, own = time.perf_counter(), time.process_time()
         contender.run()
-        seconds = time.perf_counter() - started
-        return Lap(seconds, {name: tuple(contender.seconds[name][count:]) for name, count in before.items()})
+        seconds, own = time.perf_counter() - started, time.process_time() - own
+        calls = {name: tuple(contender.seconds[name][count:]) for name, count in before.items()}
+        return Lap(seconds, calls, own)
 
     return lap
 
@@ -169,10 +176,13 @@ def rows(
         frames: of a lap, if need be by contender.
     """
     found: list[SpeedRow] = []
+    all_cpu: list[list[float]] = []
     for name, contender in contenders.items():
         count = frames if isinstance(frames, int) else frames[name]
         rounds_ms = tuple(1000 * lap.seconds / count for lap in laps[name])
-        first = found[0].rounds_ms if found else rounds_ms
+        cpu = [1000 * lap.cpu_seconds / count for lap in laps[name]]
+        first, first_cpu = (found[0].rounds_ms, all_cpu[0]) if found else (rounds_ms, cpu)
+        all_cpu.append(cpu)
         ratios = tuple(base / own for base, own in zip(first, rounds_ms, strict=True))
         found.append(
             SpeedRow(
@@ -184,6 +194,8 @@ def rows(
                 threads=contender.threads,
                 equations=_equations(laps[name]),
                 chosen={e: tuple((n / max(1, n.sum())).tolist()) for e, n in contender.chosen.items()},
+                cpu_ms=median(cpu) if all(cpu) else None,
+                cpu_ratio=median(a / b for a, b in zip(first_cpu, cpu, strict=True)) if all(cpu) else None,
             )
         )
     return found

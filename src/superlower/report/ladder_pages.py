@@ -16,6 +16,8 @@ _NOTES = """
 - **ms a frame**: over whole clips (all of the program: flow, sweeps, reconstruction, states), every rung once
   a round in turns; the median of the rounds. Side by side, clips' frames count together. **times**: within a
   round, against the first row; median and range.
+- **by CPU time**: the same ratio by the seconds that this process's threads had together: what other work on
+  the machine disturbs least, and the one to read where the load average wasn't low.
 - **memory**: the largest resident size of a fresh process that runs the clip once, Python and the SDK in it.
 - **of the peak**: convolutions' operations over the time of whole frames, by the fastest matrix product at
   the same precision in the same round.
@@ -36,6 +38,7 @@ class Page:
         climb: as measured.
         published: what is beside it.
         system: operating system.
+        load: average at the start.
         versions: of what was timed.
     """
 
@@ -44,6 +47,7 @@ class Page:
     published: PublishedLadder | None
     system: str
     versions: Mapping[str, str]
+    load: float = 0.0
 
     def markdown(self) -> str:
         """The rungs, the published ladder, and what the columns are."""
@@ -55,7 +59,8 @@ class Page:
             text += bars.table(*published_table(self.published))
         about = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         lines = "".join(f"- {line}\n" for line in peak_lines(self.climb.peaks))
-        return f"{text}{_NOTES}{_OWN if own else ''}{lines}- {about}; {self.system}.\n"
+        about += f"; {self.system}; load average at the start {self.load:.1f}"
+        return f"{text}{_NOTES}{_OWN if own else ''}{lines}- {about}.\n"
 
     def plot(self) -> str:
         """How many times as fast as the first rung each is, as an SVG, with the published ratios marked."""
@@ -87,7 +92,7 @@ def columns(steps: Sequence[Step]) -> list[str]:
     """Of the table of rungs."""
     found = ["rung", "parameters", "GFLOP a frame"]
     if _timed(steps):
-        found += ["ms a frame", "FPS", "memory", "of the peak", f"times {steps[0].rung.name}"]
+        found += ["ms a frame", "FPS", "memory", "of the peak", f"times {steps[0].rung.name}", "by CPU time"]
     if any(step.stage for step in steps):
         found.append("published times")
     found += [f"{clip}, dB" for clip in _clips(steps)]
@@ -111,7 +116,8 @@ def cells(steps: Sequence[Step]) -> list[list[str]]:
         if timed:
             row += _times(step)
         if any(each.stage for each in steps):
-            row.append("" if step.published_ratio is None else f"{step.published_ratio:.2f}")
+            stage, ratio = step.stage, step.published_ratio
+            row.append("" if stage is None or ratio is None else f"{ratio:.2f} ({stage.name})")
         for clip in clips:
             change = step.change_db.get(clip)
             score = f"{fmean(step.scores[clip].psnr):.3f}" if clip in step.scores else ""
@@ -125,7 +131,7 @@ def cells(steps: Sequence[Step]) -> list[list[str]]:
 def _times(step: Step) -> list[str]:
     placed = step.placed
     if placed is None or placed.speed is None:
-        return [""] * 5
+        return [""] * 6
     row, fresh = placed.speed, placed.fresh
     memory = size_text(fresh.peak_bytes) if fresh and fresh.peak_bytes is not None else ""
     return [
@@ -134,6 +140,7 @@ def _times(step: Step) -> list[str]:
         memory,
         "" if placed.of_peak is None else f"{placed.of_peak:.0%} of {placed.precision.value}'s",
         f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f})",
+        "" if row.cpu_ratio is None else f"{row.cpu_ratio:.2f}",
     ]
 
 

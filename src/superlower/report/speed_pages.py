@@ -12,6 +12,8 @@ from superlower.report.numbers import size_text
 _NOTES = """
 - **ms a frame**: steady state, over whole clips, every contender once a round in turns; median and range of
   the rounds. **times as fast**: within a round, against the first row.
+- **by CPU time**: the same ratio by the seconds that this process's threads had together: what other work on
+  the machine disturbs least, and the one to read where the load average wasn't low.
 - **loaded**, **first frame**, **memory**: of a fresh process that runs the clip once. Loading has the SDK's
   own import in it. A compiler that waits for the first call is in the first frame, and so is the sweep over
   the whole clip of a network that looks ahead to its end. Memory is the largest resident size of the process.
@@ -30,6 +32,7 @@ class Page:
         peaks: fastest matrix products.
         gflop: convolutions' operations a frame, 10^9.
         system: operating system.
+        load: average at the start.
         versions: of what was timed.
     """
 
@@ -39,6 +42,7 @@ class Page:
     gflop: float
     system: str
     versions: Mapping[str, str]
+    load: float = 0.0
 
     def markdown(self) -> str:
         """The table, what its columns are, and what it was read on."""
@@ -47,7 +51,7 @@ class Page:
         return (
             f"# Speed: {self.title}\n\n{bars.table(columns(self.placed), cells(self.placed))}{_NOTES}{lines}"
             f"- {self.gflop:.1f} GFLOP a frame (a multiply-accumulate is two operations). {about}; "
-            f"{self.system}.\n"
+            f"{self.system}; load average at the start {self.load:.1f}.\n"
         )
 
     def plot(self) -> str:
@@ -70,7 +74,7 @@ class Page:
 def columns(placed: Sequence[Placed]) -> list[str]:
     """Of the table of contenders."""
     first = next(one.name for one in placed if one.speed is not None)
-    found = ["contender", "threads", "ms a frame (range)", f"times as fast as {first} (range)"]
+    found = ["contender", "threads", "ms a frame (range)", f"times as fast as {first} (range)", "by CPU time"]
     if any(one.fresh is not None for one in placed):
         found += ["loaded, ms", "first frame, ms", "memory"]
     if any(one.of_peak is not None for one in placed):
@@ -93,6 +97,7 @@ def _row(one: Placed, wide: int) -> list[str]:
         str(row.threads or ""),
         f"{row.ms:.1f} ({min(row.rounds_ms):.1f} to {max(row.rounds_ms):.1f})",
         f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f})",
+        "" if row.cpu_ratio is None else f"{row.cpu_ratio:.2f}",
     ]
     if fresh is not None:
         memory = "" if fresh.peak_bytes is None else size_text(fresh.peak_bytes)

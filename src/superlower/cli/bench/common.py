@@ -90,7 +90,7 @@ def versions(backends: Sequence[str], *, torch: bool) -> dict[str, str]:
     return found
 
 
-def surroundings() -> dict[str, object]:
+def surroundings() -> dict[str, str | int | float]:
     """What figures depend on besides the code and the SDKs: the machine, and how busy it was."""
     return {
         "machine": target("cpu").title,

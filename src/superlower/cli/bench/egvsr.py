@@ -76,7 +76,7 @@ def egvsr(
         "results": forms,
         "published": CLAIMS,
     }
-    page = Page(title, forms, str(about["system"]), packages)
+    page = Page(title, forms, str(about["system"]), packages, float(about["load_average"]))
     files.write(result, page.markdown(), page.plot())
     if json:
         print_json(result)

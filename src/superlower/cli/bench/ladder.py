@@ -158,7 +158,14 @@ def ladder(
         "peaks": found.peaks,
         "published": wanted_ladder.published,
     }
-    page = Page(title, found, wanted_ladder.published, str(about["system"]), packages)
+    page = Page(
+        title,
+        found,
+        wanted_ladder.published,
+        str(about["system"]),
+        packages,
+        float(about["load_average"]),
+    )
     files.write(result, page.markdown(), page.plot())
     if json:
         print_json(result)

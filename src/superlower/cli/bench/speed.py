@@ -118,7 +118,15 @@ def speed(
         f"{bundle.program.name} {size.height}x{size.width}, {len(clip)} frames, {rounds} rounds in turns, "
         f"{about['machine']}"
     )
-    page = speed_pages.Page(title, placed, peaks, gflop / len(clip), str(about["system"]), packages)
+    page = speed_pages.Page(
+        title,
+        placed,
+        peaks,
+        gflop / len(clip),
+        str(about["system"]),
+        packages,
+        float(about["load_average"]),
+    )
     files.write(result, page.markdown(), page.plot())
     if json:
         print_json(result)
