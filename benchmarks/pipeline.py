@@ -61,6 +61,7 @@ class Row:
         ms: median milliseconds a frame, from uint8 picture to uint8 picture.
         cpu_ms: the same by the process's own time on all threads.
         ratios: how many times as fast as one call after another, round by round.
+        cpu_ratios: the same of processor time, which others on the machine disturb less.
         error: largest error over the golden clip beyond rounding; None where that isn't its own.
         refused: why it couldn't be gone.
     """
@@ -69,6 +70,7 @@ class Row:
     ms: float | None = None
     cpu_ms: float | None = None
     ratios: tuple[float, ...] = ()
+    cpu_ratios: tuple[float, ...] = ()
     error: float | None = None
     refused: str = ""
 
@@ -143,9 +145,13 @@ def two_clips(bundle: Bundle, builder: WayBuilder, pictures: Pictures) -> Iterat
         yield both
 
 
-def duel(base: Lap, other: Lap, rounds: int, clips: int) -> tuple[list[float], list[float], list[float]]:
-    """Seconds a clip of both in turns, and the second's processor seconds."""
-    times: tuple[list[float], list[float], list[float]] = ([], [], [])
+Times = list[tuple[float, float]]
+"""Seconds of each round, by the wall's clock and by the process's own."""
+
+
+def duel(base: Lap, other: Lap, rounds: int, clips: int) -> tuple[Times, Times]:
+    """Seconds a clip of both, in turns."""
+    times: tuple[Times, Times] = ([], [])
     for turn in range(rounds + 1):
         for k, run in enumerate((base, other)):
             time.sleep(REST_S)
@@ -153,9 +159,8 @@ def duel(base: Lap, other: Lap, rounds: int, clips: int) -> tuple[list[float], l
             run()
             if turn:
                 share = clips if k else 1
-                times[k].append((time.perf_counter() - started) / share)
-                if k:
-                    times[2].append((time.process_time() - cpu) / share)
+                wall, own = time.perf_counter() - started, time.process_time() - cpu
+                times[k].append((wall / share, own / share))
     return times
 
 
@@ -166,7 +171,7 @@ def measure(bundle: Bundle, variant: Variant, rounds: int, only: str, progress: 
     subject = Subject(variant, bundle.folder, bundle.model(), job, options)
     pictures = [picture_of(one, bundle.program.frame) for one in golden.frames]
     found: list[Row] = []
-    first: list[float] = []
+    first: Times = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="superlower-")))
         builder = WayBuilder(subject, scratch)
@@ -175,11 +180,10 @@ def measure(bundle: Bundle, variant: Variant, rounds: int, only: str, progress: 
         progress.stage("timing", len(ways) + 2)
 
         def row(name: str, other: Lap, error: float | None, clips: int = 1) -> Row:
-            one, two, cpu = duel(lambda: lap(base, pictures), other, rounds, clips)
+            one, two = duel(lambda: lap(base, pictures), other, rounds, clips)
             first.extend(one)
-            ratios = tuple(a / b for a, b in zip(one, two, strict=True))
-            frames = len(pictures)
-            return Row(name, 1000 * median(two) / frames, 1000 * median(cpu) / frames, ratios, error)
+            wall, own = (tuple(a[k] / b[k] for a, b in zip(one, two, strict=True)) for k in (0, 1))
+            return Row(name, *_ms(two, len(pictures)), wall, own, error)
 
         for name, plan in ways.items():
             try:
@@ -193,7 +197,12 @@ def measure(bundle: Bundle, variant: Variant, rounds: int, only: str, progress: 
             with two_clips(bundle, builder, pictures) as both:
                 found.append(row(TWO_CLIPS, both, None, clips=2))
         progress.advance(TWO_CLIPS)
-    return [Row(BASE, 1000 * median(first) / len(pictures)), *found] if first else found
+    return [Row(BASE, *_ms(first, len(pictures))), *found] if first else found
+
+
+def _ms(times: Times, frames: int) -> tuple[float, float]:
+    wall, own = (1000 * median(one[k] for one in times) / frames for k in (0, 1))
+    return wall, own
 
 
 def end_to_end(
@@ -221,22 +230,22 @@ def end_to_end(
     }
 
 
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+
+
 def show(rows: Sequence[Row], title: str) -> None:
     """The table."""
     print_table(
         title,
-        ("way", "ms a frame", "processor ms", "times as fast", "error"),
+        ("way", "ms a frame", "processor ms", "times as fast", "by processor time", "error"),
         (
             (
                 row.way,
                 "" if row.ms is None else f"{row.ms:.1f}",
                 "" if row.cpu_ms is None else f"{row.cpu_ms:.1f}",
-                row.refused
-                or (
-                    f"{median(row.ratios):.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f})"
-                    if row.ratios
-                    else ""
-                ),
+                row.refused or _spread(row.ratios),
+                _spread(row.cpu_ratios),
                 "" if row.error is None else f"{row.error:.1e}",
             )
             for row in rows

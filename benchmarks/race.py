@@ -19,7 +19,7 @@ from common import fail, machine, result_path, start_with_threads, write
 
 from superlower.backends.base import BuildOptions
 from superlower.bundle.bundle import Bundle
-from superlower.bundle.manifest import RaceRecord
+from superlower.bundle.choices import RaceRecord
 from superlower.cli.common import Bars, console, parse_settings, parse_size, print_table
 from superlower.cli.race import print_race
 from superlower.driver import export as exporting

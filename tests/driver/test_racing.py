@@ -14,7 +14,8 @@ import pytest
 from superlower.backends.base import Artifact, BuildOptions, Feeds, Outputs, Session
 from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle
-from superlower.bundle.manifest import MIXED, RaceRecord, Variant
+from superlower.bundle.choices import RaceRecord
+from superlower.bundle.manifest import MIXED, Variant
 from superlower.check.bisect import bisect
 from superlower.check.crosscheck import check_variant
 from superlower.driver import race_timing

@@ -88,7 +88,7 @@ def test_a_program_that_cant_be_read_is_not_replaced(folder: Path) -> None:
     ("fields", "message"),
     [
         ({"colour": 1}, r"program\.json: Object contains unknown field `colour`"),
-        ({"format": 2}, "format 2 is newer than 1"),
+        ({"format": 3}, "format 3 is newer than 2"),
         ({"output": "outptu"}, "unknown output stream 'outptu': did you mean output"),
         ({"equations": "none"}, r"Expected `array`, got `str` - at `\$\.equations`"),
         ({"streams": {}}, "unknown input stream 'frame'"),

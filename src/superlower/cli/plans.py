@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from superlower.bundle.manifest import Planned
+from superlower.bundle.choices import Planned
 from superlower.cli.common import console, print_table
 
 

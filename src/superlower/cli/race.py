@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from superlower.bundle.manifest import RacedEngine, RacedProgram, RaceRecord
+from superlower.bundle.choices import RacedEngine, RacedProgram, RaceRecord
 from superlower.cli.common import console, print_table
 
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from superlower.backends.base import keeps_states
 from superlower.bundle.bundle import PLAN_FOLDER, VARIANT_FOLDER, Bundle
+from superlower.bundle.choices import Planned, TriedPlan
 from superlower.bundle.golden import GoldenClip
-from superlower.bundle.manifest import Measured, Planned, TriedPlan, Variant
+from superlower.bundle.manifest import Measured, Variant
 from superlower.check.crosscheck import pixels_of, replay
 from superlower.driver.progress import Progress, Silent
 from superlower.driver.speed import physical_cores

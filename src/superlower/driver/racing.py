@@ -13,8 +13,9 @@ import msgspec
 
 from superlower.backends.base import BuildOptions, Session
 from superlower.bundle.bundle import VARIANT_FOLDER
+from superlower.bundle.choices import RacedEngine, RacedProgram, RaceRecord
 from superlower.bundle.golden import GoldenClip
-from superlower.bundle.manifest import RacedEngine, RacedProgram, RaceRecord, Variant
+from superlower.bundle.manifest import Variant
 from superlower.check.tolerance import Tolerance
 from superlower.driver.building import BuiltEngine, Job, build_engine, variant_of
 from superlower.driver.lowering import Lowered
