@@ -118,6 +118,8 @@ def child(script: Path, work: Path) -> Run:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
+                # Tuned schedules lie with the rest of the run, and later builds find them.
+                env={**os.environ, "SUPERLOWER_TUNING": str(work / "tuning")},
                 start_new_session=True,
             )
             try:

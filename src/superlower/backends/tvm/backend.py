@@ -18,7 +18,7 @@ import onnx_ir as ir
 from superlower.backends import limits, sdk, tables
 from superlower.backends.base import Artifact, BuildOptions, NodeSupport, Session
 from superlower.backends.process import LOG, build_in_subprocess
-from superlower.backends.tvm import build, engine
+from superlower.backends.tvm import build, cuda, engine
 from superlower.backends.tvm.tuning.store import default_folder, digest
 from superlower.errors import BadInputError, MissingSdkError, unknown_name
 from superlower.ir import infer_shapes, io_shapes, save
@@ -66,9 +66,10 @@ class Tvm:
         return {name: sdk.version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
 
     def build_inputs(self, target: Target, options: BuildOptions) -> dict[str, str]:
-        """The tuning database's measurements for the target."""
+        """The tuning database's measurements for the target; for a GPU, the CUDA compilers that are found."""
         folder = _tuning(options)
-        return {"tuning": digest(Path(folder) if folder else None, tvm_target(target, options))}
+        found = {"tuning": digest(Path(folder) if folder else None, tvm_target(target, options))}
+        return found if target.kind != "nvidia-gpu" else {**found, "CUDA compilers": cuda.compilers()}
 
     def serves(self, target: Target, precision: Precision) -> str | None:
         """Why it can't build for the target at that precision; None if it can."""

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from superlower.backends.tvm import nvrtc
@@ -62,6 +62,14 @@ def find_compiler(archs: Sequence[str], workdir: Path) -> CudaCompiler:
 
     names = " and ".join(dict.fromkeys(one.name for one in found))
     return CudaCompiler(names, f"cubins of {', '.join(archs)}", compile_each)
+
+
+@cache
+def compilers() -> str:
+    """Every CUDA compiler that `find_compiler` may choose, with its version."""
+    nvcc = _toolkit("nvcc")
+    text = [] if nvcc is None else _output([nvcc, "--version"]).strip().splitlines()[-1:]
+    return "; ".join([*text, *(library.name for library in nvrtc.libraries())])
 
 
 def _find(arch: str, workdir: Path, *, alone: bool) -> CudaCompiler:
