@@ -122,7 +122,9 @@ class TestClimb:
 
         monkeypatch.setattr(driver, "_score", score)
 
-        def place(entries: list, *, rounds: int, progress: object) -> tuple[list[Placed], list[object]]:
+        def place(
+            entries: list, *, rounds: int, quick: bool, progress: object
+        ) -> tuple[list[Placed], list[object]]:
             assert [e.entrant.kind for e in entries] == [Kind.EAGER, Kind.VARIANT]
             assert [e.entrant.clips for e in entries] == [1, 2]
             times = {"a": (8.0, 10.0), "b": (4.0, 2.0)}

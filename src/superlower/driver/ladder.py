@@ -90,6 +90,7 @@ def climb(
     rounds: int,
     progress: Progress,
     given: Sequence[Bundle] = (),
+    quick: bool = False,
 ) -> Climb:
     """Build every rung, score it, and time all of them in turns.
 
@@ -99,6 +100,7 @@ def climb(
         scored_frames: of each clip of ground truth; None for all.
         rounds: timed; 0 to build and score alone.
         given: bundles compiled before, to take engines from.
+        quick: as of `place`.
 
     Raises:
         SuperlowerError: the first rung, which all others are compared with, can't be had.
@@ -121,7 +123,7 @@ def climb(
             for rung in ladder.rung
             if (bundle := _bundle(rung, built)) is not None
         ]
-        results, peaks = place(entries, rounds=rounds, progress=progress)
+        results, peaks = place(entries, rounds=rounds, quick=quick, progress=progress)
         placed = {one.name: one for one in results}
     base = scores.get(first.name, {})
     found = []

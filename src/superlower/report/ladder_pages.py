@@ -25,7 +25,7 @@ _NOTES = """
 """
 _OWN = """\
 - **dB from its own**: PSNR of the engine's output to the network's own in PyTorch fp32, mean over the golden
-  clip: there is no ground truth that these weights were trained for.
+  clip: no ground truth was given.
 """
 
 

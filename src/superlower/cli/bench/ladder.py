@@ -79,6 +79,9 @@ def ladder(
     rounds: Annotated[
         int, typer.Option("--rounds", min=0, help="Timed runs of each, in turns; 0: build and score alone.")
     ] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Time whole clips alone: no memory and no share of the peak.")
+    ] = False,
     rungs: Annotated[
         Path | None, typer.Option("--rungs", help="TOML file with another ladder than superlower's own.")
     ] = None,
@@ -137,6 +140,7 @@ def ladder(
             rounds=rounds,
             progress=progress,
             given=[Bundle.open(path) for path in bundles or ()],
+            quick=quick,
         )
     sdks = sorted({r.backend for r in wanted_ladder.rung} & set(plugins.table("backend")))
     packages = versions(sdks, torch=any(r.backend == PYTORCH_BACKEND for r in wanted_ladder.rung))
