@@ -259,3 +259,17 @@ def test_turing_is_refused() -> None:
     reason = backend("tensorrt-rtx").serves(target("rtx2080ti"), INT8)
     assert reason is not None
     assert "on Turing quantized convolutions silently run as FP32" in reason
+
+
+@pytest.mark.slow
+def test_tvm_computes_the_same_graph(tmp_path: Path, clip: Path, on_onnxruntime: None) -> None:
+    """In float between conversions: the levels, and so the error, are those of the engine measured."""
+    if (reason := backend("tvm").missing()) is not None:
+        pytest.skip(reason)
+    bundle = compiled(recurrent(), tmp_path / "bundle", clip, job("onnxruntime"), job("tvm")).bundle
+    exact, portable = bundle.manifest.variants
+    assert (portable.backend, portable.quantization) == ("tvm", exact.quantization)
+    assert portable.measured is not None
+    assert portable.floor_db is not None
+    assert np.mean(portable.measured.psnr_db) >= portable.floor_db
+    assert any("float" in warning for warning in portable.warnings)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from superlower.backends.base import NodeSupport, Support
 from superlower.program.model import Equation, Frame, Program, Stream, TemporalModel
-from superlower.report.data import BeforeAfter, CoverageTable, EngineRow, Report, Timing
+from superlower.report.data import BeforeAfter, CoverageTable, EngineRow, Report, Searched, Timing
 from support.report import png, record, variant_check
 
 
@@ -49,6 +49,7 @@ def full_report() -> Report:
             ]
         },
         coverage=[CoverageTable("tvm", "cpu", "fp32", "step", nodes)],
+        searches={"openvino-cpu-mixed": Searched((0.0, 0.01), ("step: entry: bf16: slower",))},
         timings=[
             Timing("PyTorch eager", 724.25, 1.0),
             Timing("openvino-cpu-fp32", 558.125, 1.3125, "2 threads"),

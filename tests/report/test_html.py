@@ -18,7 +18,18 @@ from support.report import Page, png, record, variant_check
 
 HOSTILE = "<script>alert('x')</script>\"' onload=\"y\" {{ 7 * 7 }} &amp; </style>"
 BARE = Report(title="Compile report", model="basicvsr", machine="here")
-SECTIONS = ["model", "pictures", "checks", "timings", "coverage", "passes", "engines", "notes", "versions"]
+SECTIONS = [
+    "model",
+    "pictures",
+    "checks",
+    "losses",
+    "timings",
+    "coverage",
+    "passes",
+    "engines",
+    "notes",
+    "versions",
+]
 
 
 @pytest.fixture
@@ -139,7 +150,7 @@ def test_pictures_slider_and_alternative_texts(page, full_report):
 
 
 def test_tables_say_what_their_headers_head(page):
-    assert len(page.all("table")) == 8
+    assert len(page.all("table")) == 9
     assert {th.get("scope") for th in page.all("th")} == {"col", "row", "rowgroup"}
     regions = [d for d in page.all("div") if d.get("class") == "scroll"]
     assert len(regions) == len(page.all("table")) + len([s for s in page.all("svg") if "role" in s])

@@ -172,3 +172,10 @@ class TestBars:
     @pytest.mark.parametrize("ratio", [None, nan, inf, -1.0, 0.0])
     def test_what_has_no_length_has_no_bar(self, ratio):
         assert view.bar(Timing("a", 1.0, ratio), [Timing("a", 1.0, ratio)]) is None
+
+
+def test_a_curve_of_losses_spans_its_values_and_nought() -> None:
+    points, nought = view.curve((0.0, 0.02, -0.02))
+    assert points == "0.0,20.0 120.0,0.0 240.0,40.0"
+    assert nought == 20.0
+    assert view.curve((0.0, 0.0))[1] == 0.0

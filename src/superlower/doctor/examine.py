@@ -67,12 +67,16 @@ class Finding:
     @property
     def line(self) -> str:
         """Symptom, nodes and cure in one line."""
+        return self.naming(_NAMED)
+
+    def naming(self, count: int) -> str:
+        """The same with so many nodes named, and the rest counted."""
         cure = f": {self.rule.cure}" if self.rule.cure else ""
         if not self.nodes:
             return f"{self.symptom}{cure}"
-        more = f" and {len(self.nodes) - _NAMED} more" if len(self.nodes) > _NAMED else ""
+        more = f" and {len(self.nodes) - count} more" if len(self.nodes) > count else ""
         ops = ", ".join(dict.fromkeys(self.ops))
-        return f"{self.symptom} ({ops} at {', '.join(self.nodes[:_NAMED])}{more}){cure}"
+        return f"{self.symptom} ({ops} at {', '.join(self.nodes[:count])}{more}){cure}"
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,8 @@ class Findings:
         return {k: v for finding in self.acting(Action.SET) for k, v in finding.rule.settings.items()}
 
     def warnings(self) -> tuple[str, ...]:
-        """What to tell of the build, a line each."""
-        return tuple(f"{f.line} [{f.rule.id}]" for f in self.acting(Action.WARN))
+        """What to tell of the build, a line each, the first node named."""
+        return tuple(f"{f.naming(1)} [{f.rule.id}]" for f in self.acting(Action.WARN))
 
     def after_passes(self) -> Findings:
         """The same, of a graph that the prescribed passes have been over: what they left can't be mended."""

@@ -188,8 +188,8 @@ def build_engine(
         first, last = lowered.passes_for(name, job.backend)
         built = build_graph(job, lowered.model.graphs[name], feeds, options, workdir, first, last, cache)
     records += [record_of(name, report) for report in built.reports]
-    for warning in built.warnings:
-        log.warning("%s, %s: %s", job.name, name, warning)
+    if built.warnings:
+        log.warning("%s, %s: %s", job.name, name, "; ".join(built.warnings))
     tidy(workdir, built.artifact)
     return BuiltEngine(built.artifact, tuple(records), built.warnings)
 

@@ -107,6 +107,19 @@ def _png_size(png: bytes) -> tuple[int, int]:
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What a search of precision found.
+
+    Attributes:
+        curve_db: luma PSNR lost at each frame of the calibration clip.
+        kept: nodes of more bits than the fewest offered, and why.
+    """
+
+    curve_db: Sequence[float]
+    kept: Sequence[str] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything one report shows. Whatever is empty is left out.
@@ -124,6 +137,7 @@ class Report:
         failures: variants that came to nothing, name -> error.
         passes: "every variant" or a variant's name -> passes applied, in order.
         coverage: how backends serve the graphs' nodes.
+        searches: variant whose precision was searched on a clip -> what was found.
         timings: PyTorch eager and the variants.
         engines: in the order to show.
         pictures: a frame before and after.
@@ -142,6 +156,7 @@ class Report:
     failures: Mapping[str, str] = field(default_factory=dict)
     passes: Mapping[str, Sequence[PassRecord]] = field(default_factory=dict)
     coverage: Sequence[CoverageTable] = ()
+    searches: Mapping[str, Searched] = field(default_factory=dict)
     timings: Sequence[Timing] = ()
     engines: Sequence[EngineRow] = ()
     pictures: BeforeAfter | None = None

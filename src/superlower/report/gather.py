@@ -16,7 +16,7 @@ from superlower.driver.variants import Failure
 from superlower.media.resize import imresize, to_uint8
 from superlower.program import analysis
 from superlower.program.model import Program, TemporalModel
-from superlower.report.data import BeforeAfter, CoverageTable, EngineRow, Report, Timing
+from superlower.report.data import BeforeAfter, CoverageTable, EngineRow, Report, Searched, Timing
 from superlower.report.numbers import size_text
 from superlower.targets.detect import cpu_target
 
@@ -65,11 +65,17 @@ def bundle_report(
         failures={failure.job: str(failure.error) for failure in failures},
         passes={SHARED_PASSES: manifest.passes, **{v.name: v.passes for v in manifest.variants}},
         coverage=coverage,
+        searches=_searches(bundle),
         timings=timings,
         engines=engine_rows(bundle),
         pictures=pictures,
         notes=notes,
     )
+
+
+def _searches(bundle: Bundle) -> dict[str, Searched]:
+    found = ((v.name, v.quantization or v.types) for v in bundle.manifest.variants)
+    return {name: Searched(record.curve_db, record.kept) for name, record in found if record is not None}
 
 
 def model_facts(model: TemporalModel, frames: int) -> dict[str, str]:

@@ -55,6 +55,7 @@ def render(report: Report) -> str:
         stages=view.stages(report.passes),
         engines=view.engines(report.engines),
         bar=view.bar,
+        curve=view.curve,
         lowest_psnr=view.lowest_psnr,
         fastest=view.fastest(report.timings),
     )
@@ -66,6 +67,7 @@ def _sections(report: Report) -> tuple[tuple[str, str, bool], ...]:
         ("model", "Model", bool(report.summary or report.provenance)),
         ("pictures", "Before and after", report.pictures is not None),
         ("checks", "Cross-check", bool(report.checks or report.failures)),
+        ("losses", "Loss over time", bool(report.searches)),
         ("timings", "Speed", bool(report.timings)),
         ("coverage", "Coverage", bool(report.coverage)),
         ("passes", "Passes", any(report.passes.values())),

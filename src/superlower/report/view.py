@@ -274,6 +274,26 @@ def _engine_line(row: EngineRow) -> EngineLine:
     return EngineLine(row, layers, ", ".join(types), activation, weights, others)
 
 
+CURVE_WIDTH, CURVE_HEIGHT = 240.0, 40.0
+"""Of a drawn curve, in pixels."""
+
+
+def curve(losses: Sequence[float]) -> tuple[str, float]:
+    """Points of an SVG polyline through the losses, from the least of them and 0 below to the largest above.
+
+    Returns:
+        The points, and the height at which 0 lies.
+    """
+    low, high = min(0.0, *losses), max(0.0, *losses)
+    span = (high - low) or 1.0
+
+    def height(value: float) -> float:
+        return round(CURVE_HEIGHT * (high - value) / span, 2)
+
+    step = CURVE_WIDTH / max(len(losses) - 1, 1)
+    return " ".join(f"{i * step:.1f},{height(loss)}" for i, loss in enumerate(losses)), height(0.0)
+
+
 def bar(timing: Timing, timings: Sequence[Timing]) -> float | None:
     """Length of a timing's bar in percent of the longest ratio; None where it has no finite ratio."""
     finite = [t.ratio for t in timings if drawable(t.ratio)]
