@@ -1,4 +1,4 @@
-"""Peak memory of processes that run BasicVSR's engines, whole frames and tiles, beside what was predicted.
+"""Peak memory of processes that run a model's engines, whole frames and tiles, beside what was predicted.
 
 See benchmarks/README.md.
 """
@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from common import build, fail, machine, write
+from common import MODEL, build, fail, machine, write
 from numpy.typing import NDArray
 
 from superlower.bundle.bundle import Bundle
 from superlower.cli.common import Bars, console, parse_size, print_table
-from superlower.driver.memory import RUNTIMES, predict
+from superlower.driver.memory import RUNTIMES, legalized, predict
 from superlower.errors import SuperlowerError
 from superlower.program.tiles import Tile, tiles
 from superlower.runtime.load import open_runners
@@ -69,7 +69,10 @@ def child(folder: Path, backend: str, what: str) -> int:
         laid = tiles((height, 2 * width - 64), (height, width), 32, program.frame.multiple)
         with open_runners(bundle, variant, len(laid)) as runners:
             tiled = TiledRunner(runners, laid, part)
-            frames = (rng.random((1, 3, height, 2 * width - 64)).astype(np.float32) for _ in range(FRAMES))
+            frames = (
+                rng.random((1, program.frame.channels, height, 2 * width - 64)).astype(np.float32)
+                for _ in range(FRAMES)
+            )
             for kept in tiled.run(frames, total=FRAMES):
                 for _ in kept:
                     pass
@@ -83,7 +86,7 @@ def measure(bundle: Bundle, backend: str, what: str) -> Row:
     """A row: the child's peak beside the prediction."""
     command = [sys.executable, __file__, "--child", str(bundle.folder), backend, what]
     measured = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    predicted = predict(bundle.model(), backend, FRAMES).total
+    predicted = predict(legalized(bundle.model(), backend), backend, FRAMES).total
     return Row(backend, what, predicted, measured, predicted / measured - 1)
 
 
@@ -92,6 +95,8 @@ def main() -> int:
     if sys.argv[1:2] == ["--child"]:
         return child(Path(sys.argv[2]), sys.argv[3], sys.argv[4])
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=MODEL, help="default: %(default)s")
+    parser.add_argument("--weights", help="as of `superlower export`; default: the first published")
     parser.add_argument("--size", default="144x176", help="HEIGHTxWIDTH of whole frames and of tiles")
     parser.add_argument("--blocks", type=int, help="residual blocks, with seeded weights; default: published")
     parser.add_argument("-o", "--output", type=Path, help="JSON file; default: by the machine, in results/")
@@ -100,7 +105,15 @@ def main() -> int:
         size = parse_size(given.size)
         about = machine(list(RUNTIMES))
         with tempfile.TemporaryDirectory(prefix="superlower-") as folder, Bars() as progress:
-            built = build(Path(folder) / "bundle", size, list(RUNTIMES), progress, blocks=given.blocks)
+            built = build(
+                Path(folder) / "bundle",
+                size,
+                list(RUNTIMES),
+                progress,
+                model=given.model,
+                weights=given.weights,
+                blocks=given.blocks,
+            )
             rows = [
                 measure(built.bundle, b, what) for b in RUNTIMES for what in ("whole frames", "two tiles")
             ]
@@ -117,11 +130,11 @@ def main() -> int:
     result = {
         "benchmark": "memory",
         "machine": about,
-        "model": {"name": "basicvsr", "weights": built.weights},
+        "model": {"name": given.model, "weights": built.weights},
         "frames": FRAMES,
         "rows": [asdict(row) for row in rows],
     }
-    path = write("memory", size, result, given.output)
+    path = write(f"memory-{given.model}", size, result, given.output)
     console.print(f"written: {path}", markup=False, soft_wrap=True)
     return int(max(abs(row.error) for row in rows) > BAR)
 

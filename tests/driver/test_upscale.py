@@ -16,9 +16,10 @@ from superlower.backends.registry import backend
 from superlower.bundle.bundle import Bundle
 from superlower.check.reference import reference_outputs
 from superlower.driver.building import Job
+from superlower.driver.chunking import LOOK_AHEAD, plan_chunks
 from superlower.driver.compile import compile_bundle
 from superlower.driver.export import golden_for
-from superlower.driver.upscale import LOOK_AHEAD, plan, plan_chunks, upscale
+from superlower.driver.upscale import plan, upscale
 from superlower.errors import BadInputError, OutputsDifferError
 from superlower.media.clip import open_clip
 from superlower.media.tensors import from_tensor, to_tensor

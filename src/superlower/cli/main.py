@@ -35,6 +35,7 @@ from superlower.cli import (
     lists,
     models,
     passes,
+    plan,
     prune,
     tune,
     upscale,
@@ -69,6 +70,7 @@ app = typer.Typer(
 )
 for verb in (
     export,
+    plan,
     passes,
     prune,
     coverage,

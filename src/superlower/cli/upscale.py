@@ -19,6 +19,7 @@ from superlower.cli.common import (
     print_json,
 )
 from superlower.driver import upscale as driver
+from superlower.driver.chunking import Chunking
 from superlower.errors import BadInputError
 
 
@@ -44,8 +45,14 @@ def upscale(
     variant_name: Annotated[str | None, typer.Option("--variant", help="Variant by its name.")] = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Stop after so many.")] = None,
     max_memory: Annotated[
-        str, typer.Option("--max-memory", help="For the states of a clip; it is cut in chunks beyond.")
-    ] = "4GB",
+        str | None,
+        typer.Option(
+            "--max-memory",
+            help="Of the whole process, decoding and encoding included, where its engines' memory is "
+            "predicted (ONNX Runtime, OpenVINO, CPU), else of the clip's states: it is cut in chunks beyond. "
+            "Default: 4GB of states.",
+        ),
+    ] = None,
     chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Frames a chunk.")] = None,
     look_ahead: Annotated[
         int | None, typer.Option("--look-ahead", min=0, help="Frames a chunk looks beyond its own.")
@@ -81,14 +88,14 @@ def upscale(
     """Upscale a video with BUNDLE's engines; sound, subtitles and frame times are kept."""
     bundle = Bundle.open(bundle_path)
     variant = bundle.pick(variant_name, backend_name)
-    limit, encoder_options = parse_bytes(max_memory), parse_settings(settings)
+    memory, encoder_options = parse_bytes(max_memory) if max_memory else None, parse_settings(settings)
     if dry_run:
         plan = driver.plan(
             bundle,
             variant,
             source,
             output,
-            max_bytes=limit,
+            memory=memory,
             chunk=chunk,
             look_ahead=look_ahead,
             limit=frames,
@@ -112,7 +119,7 @@ def upscale(
             variant,
             source,
             output,
-            max_bytes=limit,
+            memory=memory,
             chunk=chunk,
             look_ahead=look_ahead,
             limit=frames,
@@ -138,8 +145,9 @@ def upscale(
         console.print(f"{equation} ran for {share:.1%} of the patches", markup=False)
 
 
-def _describe(plan: driver.Chunking) -> str:
+def _describe(plan: Chunking) -> str:
     cut = "the whole clip in one go" if plan.chunk is None else f"chunks of {plan.chunk} frames"
     ahead = f", looking {plan.look_ahead} ahead" if plan.look_ahead else ""
     tiled = f" in {plan.tiles} tiles, {plan.tile_overlap} pixels beyond each" if plan.tiles > 1 else ""
-    return f"{cut}{ahead}{tiled}, states at most {plan.predicted_bytes / 1e6:.0f} MB"
+    whole = f", the process {plan.process_bytes / 1e6:.0f}" if plan.process_bytes is not None else ""
+    return f"{cut}{ahead}{tiled}, states at most {plan.predicted_bytes / 1e6:.0f} MB{whole}"

@@ -77,16 +77,24 @@ class EngineMemory:
 
 @dataclass(frozen=True)
 class Peak:
-    """Parts of a process's peak, in bytes; engines keep what they once took, so all of theirs add up."""
+    """Parts of a process's peak, in bytes; engines keep what they once took, so all of theirs add up.
+
+    Attributes:
+        process: the runtime and superlower.
+        engines: all of them.
+        streams: what equations still need.
+        video: pictures that wait, and what decoding and encoding take; see `video_bytes`.
+    """
 
     process: int
     engines: int
     streams: int
+    video: int = 0
 
     @property
     def total(self) -> int:
         """Of the process."""
-        return self.process + self.engines + self.streams
+        return self.process + self.engines + self.streams + self.video
 
 
 def legalized(model: TemporalModel, backend: str, precision: Precision = Precision.FP32) -> TemporalModel:
@@ -158,3 +166,30 @@ def area_of(frame: Frame, height: int, width: int) -> Fraction:
     """Pixels of a padded frame of another size, in those of a program's own."""
     other = msgspec.structs.replace(frame, height=height, width=width)
     return Fraction(prod(other.padded), prod(frame.padded))
+
+
+_LIBRARIES = 45 * MIB
+_DECODED = 20
+_ENCODED = 46
+_ENCODED_BYTES = 4
+
+
+def video_bytes(frame: Frame, size: tuple[int, int], tile: tuple[int, int], waiting: int, frames: int) -> int:
+    """What reading and writing a video takes, by libx264 as it is unless told otherwise.
+
+    FFmpeg's libraries; a decoder's frames; pictures that wait for their upscaled ones; 4 bytes a pixel for
+    each of the 46 frames that x264 looks ahead, sorts and encodes at a time (measured: 544x1280, medium); a
+    tile's pixels on their way from floats to bytes.
+
+    Args:
+        frame: the program's contract.
+        size: height and width of the video.
+        tile: of a tile.
+        waiting: pictures.
+        frames: of the video.
+    """
+    pixels, made = prod(size), frame.scale**2 * prod(size)
+    held = 3 * pixels * min(waiting + 1, frames) + 3 * pixels * _DECODED // 2
+    encoder = _ENCODED_BYTES * made * min(frames, _ENCODED) + 8 * made
+    floats = (12 if frame.color == "rgb" else 30) * 5 * frame.scale**2 * prod(tile)
+    return _LIBRARIES + held + encoder + floats

@@ -16,7 +16,9 @@ import numpy as np
 
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.manifest import Variant
+from superlower.driver.chunking import Chunking, plan_chunks
 from superlower.driver.overlap import Behind, ahead
+from superlower.driver.process import predictable, within
 from superlower.driver.progress import Progress, Silent
 from superlower.driver.tiling import Depth, Laid, lay_tiles
 from superlower.errors import BadInputError
@@ -24,34 +26,9 @@ from superlower.media.base import Clip, ClipFrame, Image
 from superlower.media.clip import check_sink, open_clip, open_sink
 from superlower.media.tensors import from_tensor, to_tensor
 from superlower.media.video_reader import VideoReader
-from superlower.program import analysis
-from superlower.program.chunks import kept_bytes
-from superlower.program.model import Program
 from superlower.runtime.load import open_planned, open_runners
 from superlower.runtime.runner import Runner
 from superlower.runtime.tiled import TiledRunner
-
-LOOK_AHEAD = 15
-"""Frames a backward sweep starts beyond its chunk, where memory asks for chunks (docs/video.md)."""
-
-
-@dataclass(frozen=True)
-class Chunking:
-    """How a clip is cut.
-
-    Attributes:
-        chunk: frames; None: not at all.
-        look_ahead: frames a chunk looks beyond its own.
-        predicted_bytes: peak of the stream tensors.
-        tiles: that make up a frame.
-        tile_overlap: pixels that a tile sees beyond what is kept of it; None for one tile.
-    """
-
-    chunk: int | None
-    look_ahead: int | None
-    predicted_bytes: int
-    tiles: int = 1
-    tile_overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,69 +50,6 @@ class Upscaled:
     ran: Mapping[str, float] = field(default_factory=dict)
 
 
-def plan_chunks(
-    program: Program,
-    frames: int | None,
-    max_bytes: int,
-    *,
-    chunk: int | None = None,
-    look_ahead: int | None = None,
-    in_flight: int = 1,
-    tiles: int = 1,
-    sizes: Mapping[str, int] | None = None,
-) -> Chunking:
-    """Whole clips where that fits; else the longest chunks that do.
-
-    A program of bounded latency streams at constant memory, exactly, in chunks that keep `in_flight` calls
-    busy and batches full: a chunk ends only when its calls have. One that sweeps backward needs the whole
-    clip to be exact; in chunks, its backward states start `look_ahead` frames beyond each.
-
-    Args:
-        frames: in the clip, if known.
-        max_bytes: for the stream tensors.
-        chunk, look_ahead: the user's own.
-        in_flight: calls that may run at the same time.
-        tiles: that make up a frame; while one computes, the others keep what their next chunk reads.
-        sizes: graph -> calls that it takes at once.
-
-    Raises:
-        BadInputError: not even a chunk of one frame, or not the user's own, fits.
-    """
-    height, width = program.frame.height, program.frame.width
-
-    def peak(count: int) -> int:
-        own = analysis.peak_bytes(program, count, height, width, in_flight, sizes)
-        return own + (tiles - 1) * waiting
-
-    waiting = 0
-
-    latency = analysis.latency(program)
-    if latency is not None:
-        size = chunk or max(in_flight, *(sizes or {}).values(), 1)
-        waiting = kept_bytes(program, size, latency) if tiles > 1 else 0
-        cut = Chunking(size, latency, peak(2 * latency + size + 2), tiles)
-    else:
-        if chunk is None and frames is not None and (whole := peak(frames)) <= max_bytes:
-            return Chunking(None, None, whole, tiles)
-        ahead = LOOK_AHEAD if look_ahead is None else look_ahead
-        size = chunk or 1
-        # What is kept doesn't depend on the chunk's length.
-        waiting = kept_bytes(program, size, ahead) if tiles > 1 else 0
-        if chunk is None:
-            one, two = peak(1 + ahead), peak(2 + ahead)
-            size += max(max_bytes - one, 0) // max(two - one, 1)
-        cut = Chunking(size, ahead, peak(size + ahead), tiles)
-    if cut.predicted_bytes > max_bytes:
-        of_tiles = f" in each of {tiles} tiles" if tiles > 1 else ""
-        frames_held = f"a chunk of {size} frames" if size > 1 else "a chunk of one frame"
-        raise BadInputError(
-            f"{frames_held} and {cut.look_ahead} of look-ahead takes {cut.predicted_bytes / 1e9:.3g} GB of "
-            f"streams at {height}x{width}{of_tiles}, over --max-memory: allow more, or smaller --chunk, "
-            f"--look-ahead or --in-flight"
-        )
-    return cut
-
-
 def upscale(
     bundle: Bundle,
     variant: Variant,
@@ -155,6 +69,7 @@ def upscale(
     overwrite: bool = False,
     allow_damaged: bool = False,
     tile_overlap: int | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
 ) -> Upscaled:
     """Upscale a video file or a folder of PNG files.
@@ -172,6 +87,8 @@ def upscale(
         allow_damaged: go on past damage in the source.
         tile_overlap: of the tiles that a clip larger than the bundle's frame is cut into, instead of the
             one `default_overlap` chooses.
+        memory: bytes of the whole process, in the place of `max_bytes`; where the memory of the variant's
+            engines isn't predicted, of the stream tensors.
 
     Raises:
         BadInputError: frames smaller than the bundle's, no frames, an unreadable source, a full disk.
@@ -186,7 +103,7 @@ def upscale(
             )
         variant = variant if planned else msgspec.structs.replace(variant, planned=None)
         variant = _followed(variant, laid, clip)
-        cut = _cut(bundle, variant, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight)
+        cut = _cut(bundle, variant, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight, memory)
         progress.stage(f"upscaling {source.name}", _count(clip, limit))
         started = time.monotonic()
         written = 0
@@ -253,6 +170,7 @@ def plan(
     overwrite: bool = False,
     allow_damaged: bool = False,
     tile_overlap: int | None = None,
+    memory: int | None = None,
 ) -> Chunking:
     """How `upscale` would cut the clip; refuses what it would refuse before the first frame, engines aside.
 
@@ -265,7 +183,7 @@ def plan(
         laid = lay_tiles(bundle, clip, tile_overlap)
         variant = variant if planned else msgspec.structs.replace(variant, planned=None)
         variant = _followed(variant, laid, clip)
-        cut = _cut(bundle, variant, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight)
+        cut = _cut(bundle, variant, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight, memory)
         check_sink(
             output,
             clip,
@@ -303,17 +221,26 @@ def _cut(
     look_ahead: int | None,
     limit: int | None,
     in_flight: int | None,
+    memory: int | None,
 ) -> Chunking:
-    cut = plan_chunks(
-        bundle.planned_program(variant),
-        _count(clip, limit),
-        max_bytes,
-        chunk=chunk,
-        look_ahead=look_ahead,
-        in_flight=_in_flight(variant, in_flight),
-        tiles=len(laid.tiles),
-        sizes={} if variant.planned is None else variant.planned.plan.batch,
-    )
+    frames = _count(clip, limit)
+
+    def chunks(room: int) -> Chunking:
+        return plan_chunks(
+            bundle.planned_program(variant),
+            frames,
+            room,
+            chunk=chunk,
+            look_ahead=look_ahead,
+            in_flight=_in_flight(variant, in_flight),
+            tiles=len(laid.tiles),
+            sizes={} if variant.planned is None else variant.planned.plan.batch,
+        )
+
+    if memory is None or not predictable(variant):
+        cut = chunks(max_bytes if memory is None else memory)
+    else:
+        cut = within(bundle, variant, laid, frames, memory, chunks)
     return replace(cut, tile_overlap=laid.overlap) if laid.cut else cut
 
 
