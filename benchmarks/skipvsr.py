@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -23,34 +21,29 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from common import fail, machine, write
+from engines import Engines
 from numpy.typing import NDArray
 
-from superlower.backends.base import BuildOptions, Feeds, Outputs, Session
-from superlower.backends.registry import backend
 from superlower.cli.common import Bars, console, print_table
 from superlower.driver.export import frontend
-from superlower.driver.flops import convolutions
 from superlower.driver.speed import physical_cores, take_turns
 from superlower.errors import SuperlowerError
 from superlower.frontends.base import ExportRequest
 from superlower.frontends.fetch import fetch
 from superlower.frontends.weights import fetch_weights
 from superlower.frontends.zoo.skipvsr import DEFAULT_THRESHOLD, LIMIT
-from superlower.ir import digest as ir_digest
 from superlower.media.clip import open_clip
 from superlower.media.degrade import bi
 from superlower.media.samples import SAMPLES
 from superlower.media.tensors import from_tensor, to_tensor
 from superlower.metrics.psnr import luma, psnr
-from superlower.passes.pipelines import apply, default_pipeline
 from superlower.program.model import TemporalModel
-from superlower.runtime.runner import Engine, Runner
-from superlower.targets.base import Precision
-from superlower.targets.catalog import target
+from superlower.runtime.runner import Runner
 
 WEIGHTS = "vimeo90k-bi"
 SCALE = 4
 PLAIN = "basicvsr"
+OPTIONS = ("patch", "halo", "settle", "skips")
 
 Image = NDArray[np.uint8]
 
@@ -92,63 +85,6 @@ def with_threshold(model: TemporalModel, threshold: float) -> TemporalModel:
             limit = np.array(math.log2(threshold) if threshold else -math.inf, np.float32)
             changed.graph.initializers[LIMIT].const_value = ir.tensor(limit, name=LIMIT)
     return model.with_graphs(graphs)
-
-
-class Counting:
-    """A session that counts its convolutions' multiply-accumulates."""
-
-    def __init__(self, session: Session, macs: int) -> None:
-        self._session, self._macs = session, macs
-        self.total = 0
-
-    def run(self, feeds: Feeds) -> Outputs:
-        """Run and count."""
-        self.total += self._macs
-        return self._session.run(feeds)
-
-    def submit(self, feeds: Feeds) -> Future[Outputs]:
-        """Start and count."""
-        self.total += self._macs
-        return self._session.submit(feeds)
-
-    def reset(self) -> None:
-        """As the session's."""
-        self._session.reset()
-
-    def close(self) -> None:
-        """As the session's."""
-        self._session.close()
-
-
-class Engines:
-    """Sessions by graph: graphs that models share are built once."""
-
-    def __init__(self, name: str, threads: int, stack: ExitStack) -> None:
-        self._backend, self._stack = backend(name), stack
-        self._options = BuildOptions(threads=threads)
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="superlower-")))
-        self._built: dict[str, Counting] = {}
-
-    @property
-    def macs(self) -> int:
-        """Of all calls so far."""
-        return sum(session.total for session in self._built.values())
-
-    def runner(self, model: TemporalModel) -> Runner:
-        """A runner of the model."""
-        return Runner(model.program, {name: Engine(self._session(g)) for name, g in model.graphs.items()})
-
-    def _session(self, graph: ir.Model) -> Counting:
-        digest = ir_digest(graph)
-        if digest not in self._built:
-            cpu = target("cpu")
-            clean, _ = apply(graph, (*default_pipeline(), *self._backend.legalize(cpu, Precision.FP32)))
-            folder = self._folder / digest
-            folder.mkdir()
-            session = self._backend.load(self._backend.compile(clean, cpu, self._options, folder), folder)
-            self._stack.callback(session.close)
-            self._built[digest] = Counting(session, sum(c.macs for c in convolutions(graph)))
-        return self._built[digest]
 
 
 def lap(engines: Engines, runner: Runner, low: Sequence[Image], truth: Sequence[Image]) -> Lap:
@@ -199,7 +135,7 @@ def measure(arguments: argparse.Namespace, bars: Bars) -> dict[str, object]:
     truth = read(arguments.clip, arguments.first, arguments.frames)
     low = [bi(picture, SCALE) for picture in truth]
     size = (low[0].shape[0], low[0].shape[1])
-    options = {name: str(value) for name in ("patch", "halo") if (value := getattr(arguments, name))}
+    options = {name: str(value) for name in OPTIONS if (value := getattr(arguments, name)) is not None}
     bars.stage("export")
     plain, skipping = export(PLAIN, size, {}), export("skipvsr", size, options)
     models = {f"threshold {t:g}": with_threshold(skipping, t) for t in arguments.threshold}
@@ -224,6 +160,7 @@ def measure(arguments: argparse.Namespace, bars: Bars) -> dict[str, object]:
         "backend": arguments.backend,
         "patch": list(route.patch),
         "halo": route.halo,
+        "settle": int(skipping.program.provenance["settle"]),
         "results": [summary(name, found, laps[PLAIN]) for name, found in laps.items()],
     }
 
@@ -265,8 +202,8 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="frame of the clip to begin at")
     parser.add_argument("--frames", type=int, default=15)
     parser.add_argument("--threshold", type=float, nargs="+", default=[DEFAULT_THRESHOLD])
-    parser.add_argument("--patch", type=int, help="as `--set patch` of SkipVSR")
-    parser.add_argument("--halo", type=int, help="as `--set halo` of SkipVSR")
+    for name in OPTIONS:
+        parser.add_argument(f"--{name}", help=f"as `--set {name}` of SkipVSR")
     parser.add_argument("--backend", default="openvino")
     parser.add_argument("--threads", type=int, default=physical_cores(), help="that engines compute with")
     parser.add_argument("--rounds", type=int, default=3)

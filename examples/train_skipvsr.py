@@ -1,30 +1,25 @@
-"""Train what SkipVSR adds to BasicVSR: for each direction a bypass and an estimator, by distillation.
+"""Fit what SkipVSR adds to BasicVSR: for each direction an estimator of what a patch loses by being skipped.
 
     python examples/train_skipvsr.py skips.npz
     superlower export skipvsr --weights vimeo90k-bi --set skips=skips.npz --size 180x320 -o skipvsr
 
 The teacher is the published BasicVSR: no ground truth is needed. Over short pieces of two sample clips, most
-of them made smaller, its states are kept; then, from the same frame and aligned state,
+of them made smaller, its states are kept. Of each, patch by patch,
 
-1. a bypass starts as the linear map that comes nearest to the teacher's state (least squares), and
-2. is trained to it. Errors are weighted by what they do to the upscaled picture, to first order, and so are
-   in levels of 8-bit pictures. In the second half of the training, half of the aligned states are the
-   bypass's own, for errors to be mended rather than kept.
-3. An estimator is fitted to the logarithm of what the bypass is off by, patch by patch (least squares,
-   exponents at least 0).
+1. it is measured what the picture would be off by if the state of one to three steps before stood in its
+   place: to first order, in levels of 8-bit pictures; and
+2. an estimator is fitted to the logarithm of that (least squares, exponents at least 0).
 
-Both directions train at the same time, a thread each: some minutes on two quiet cores. All is saved as it
-goes, beside the output; the same command goes on from there.
+The teacher's states are saved as they are made, beside the output; the same command goes on from there.
+Convolutions compute in bfloat16 where the CPU has tiles for it.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -32,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from superlower.frontends.bfloat16_torch import fast_convolutions
 from superlower.frontends.fetch import FetchedFile, fetch
 from superlower.frontends.weights import fetch_weights
 from superlower.frontends.zoo.basicvsr import (
@@ -44,9 +40,9 @@ from superlower.frontends.zoo.basicvsr import (
 )
 from superlower.frontends.zoo.build import count_of
 from superlower.frontends.zoo.checkpoint import read_state
-from superlower.frontends.zoo.layers_torch import Trunk, flow_warp
+from superlower.frontends.zoo.layers_torch import flow_warp
 from superlower.frontends.zoo.skipvsr import TRUNK_SHA256
-from superlower.frontends.zoo.skipvsr_torch import EVIDENCE, LEVELS, Bypass, Patches, Skip, SkipVsrNet
+from superlower.frontends.zoo.skipvsr_torch import EVIDENCE, LEVELS, Estimator, Patches, Rule, SkipVsrNet
 from superlower.media.clip import open_clip
 from superlower.media.degrade import bi
 from superlower.media.samples import SAMPLES
@@ -64,15 +60,14 @@ PIECES = (
 SIDES = {"backward": 1, "forward": -1}
 """Where a direction's state comes from: the frame after, or before."""
 
-CROP, MARGIN, BATCH = 40, 4, 4
-"""Pixels of a training crop's side, those at its edges whose errors aren't counted, and crops a step."""
-
-FIRST_RATE, LAST_RATE = 1e-3, 1e-5
-HARDLY_SEEN = 0.5
-"""Levels below which an error counts as its square, above as itself: what is far off is left to the trunk."""
-
 FITTED_TO = ((34, 40), (68, 80))
 """Heights and widths of the patches that estimators are fitted to."""
+
+LAGS = (1, 2, 3)
+"""How many steps old the states are that stand in for new ones."""
+
+SETTLED = 2
+"""Steps of a sweep after which states are taken: those before gather detail fast."""
 
 
 @dataclass
@@ -81,39 +76,16 @@ class Piece:
 
     Attributes:
         frames: [T, 3, H, W] in 0..1.
-        flows: by direction, to the neighbouring frame, [T, 2, H, W]; zeros where there is none.
         states: by direction, the teacher's, [T, 64, H, W].
-        own: by direction, those of the bypass left to itself.
     """
 
     frames: Tensor
-    flows: dict[str, Tensor]
     states: dict[str, Tensor]
-    own: dict[str, Tensor] = field(default_factory=dict)
-
-    def aligned(self, direction: str, t: int, states: Tensor) -> Tensor:
-        """The neighbour's state aligned to frame `t`; zeros where a sweep begins."""
-        neighbour = t + SIDES[direction]
-        if not 0 <= neighbour < len(self.frames):
-            return torch.zeros_like(states[:1])
-        return flow_warp(states[neighbour : neighbour + 1], self.flows[direction][t : t + 1])
 
     def order(self, direction: str) -> Sequence[int]:
         """Frames as a sweep goes."""
         frames = range(len(self.frames))
         return frames if direction == "forward" else frames[::-1]
-
-
-def trunk_of(network: SkipVsrNet, direction: str) -> Trunk:
-    """The teacher's trunk."""
-    trunk: Trunk = getattr(network, f"{direction}_trunk")
-    return trunk
-
-
-def skip_of(network: SkipVsrNet, direction: str) -> Skip:
-    """What is trained."""
-    skip: Skip = getattr(network, f"{direction}_skip")
-    return skip
 
 
 def read_piece(name: str, first: int, count: int, shrink: int, rows: slice, columns: slice) -> Tensor:
@@ -130,17 +102,17 @@ def read_piece(name: str, first: int, count: int, shrink: int, rows: slice, colu
 @torch.no_grad()
 def teach(network: SkipVsrNet, frames: Tensor) -> Piece:
     """Run the teacher over a piece."""
-    piece = Piece(frames, {}, {})
+    piece = Piece(frames, {})
     for direction, side in SIDES.items():
-        flows = frames.new_zeros(len(frames), 2, *frames.shape[2:])
-        states = frames.new_zeros(len(frames), FEATURES, *frames.shape[2:])
-        piece.flows[direction], piece.states[direction] = flows, states
-        for t in piece.order(direction):
-            x, neighbour = frames[t : t + 1], frames[t + side : t + side + 1] if t + side >= 0 else frames[:0]
-            if len(neighbour):
-                flows[t] = network.estimate_flow(x, neighbour)[0]
-            aligned = piece.aligned(direction, t, states)
-            states[t] = trunk_of(network, direction)(torch.cat((x, aligned), dim=1))[0]
+        trunk = network.run_backward if direction == "backward" else network.run_forward
+        states = piece.states[direction] = frames.new_zeros(len(frames), FEATURES, *frames.shape[2:])
+        for i, t in enumerate(piece.order(direction)):
+            x, aligned = frames[t : t + 1], torch.zeros_like(states[:1])
+            if i:
+                before = slice(t + side, t + side + 1)
+                aligned = flow_warp(states[before], network.estimate_flow(x, frames[before]))
+            with fast_convolutions():
+                states[t] = trunk(x, aligned)[0]
     return piece
 
 
@@ -149,7 +121,7 @@ def taught(network: SkipVsrNet, count: int | None, saved: Path) -> list[Piece]:
     known = torch.load(saved, weights_only=True) if saved.is_file() else []
     for piece in PIECES[len(known) : count]:
         made = teach(network, read_piece(*piece))
-        known.append({"frames": made.frames, "flows": made.flows, "states": made.states})
+        known.append({"frames": made.frames, "states": made.states})
         save_aside(known, saved)
         print(f"teacher: {len(known)} pieces", flush=True)
     return [Piece(**entry) for entry in known[:count]]
@@ -200,108 +172,25 @@ def squared_levels(root: Tensor, error: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def start(bypass: Bypass, trunk: Trunk, pieces: Sequence[Piece], direction: str) -> None:
-    """The linear map nearest to the teacher's states, blocks that add little."""
-    bypass.conv.load_state_dict(trunk.main[0].state_dict())
-    width = 2 * FEATURES + 1
-    gram, target = torch.zeros(width, width).double(), torch.zeros(width, FEATURES).double()
-    for piece in pieces:
-        states = piece.states[direction]
-        for t in range(len(states)):
-            given = bypass.features(piece.frames[t : t + 1], piece.aligned(direction, t, states))
-            rows = torch.cat((given[0].flatten(1), torch.ones(1, given[0, 0].numel()))).double()
-            gram += rows @ rows.T
-            target += rows @ states[t].flatten(1).T.double()
-    gram += 1e-4 * gram.diagonal().mean() * torch.eye(width)
-    solved = torch.linalg.solve(gram, target).float()
-    bypass.fuse.weight.copy_(solved[:-1].T[:, :, None, None])
-    bypass.fuse.bias.copy_(solved[-1])
-    for block in bypass.blocks:
-        block.conv2.weight *= 0.1
-        block.conv2.bias.zero_()
-
-
-@torch.no_grad()
-def left_to_itself(bypass: Bypass, pieces: Sequence[Piece], direction: str) -> None:
-    """Set the pieces' `own` states of a direction."""
-    for piece in pieces:
-        own = torch.zeros_like(piece.states[direction])
-        for t in piece.order(direction):
-            own[t] = bypass(piece.frames[t : t + 1], piece.aligned(direction, t, own))[0]
-        piece.own[direction] = own
-
-
-def train(skip: Skip, root: Tensor, pieces: Sequence[Piece], direction: str, steps: int, saved: Path) -> None:
-    """Train a direction's bypass, from where `saved` has it if that is there."""
-    bypass = skip.bypass
-    optimizer = torch.optim.Adam(bypass.parameters(), lr=FIRST_RATE)
-    first = 0
-    if saved.is_file():
-        state = torch.load(saved, weights_only=True)
-        bypass.load_state_dict(state["bypass"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["steps"]
-        left_to_itself(bypass, pieces, direction)
-    shown = math.nan
-    for step in range(first, steps):
-        if step == steps // 2:
-            left_to_itself(bypass, pieces, direction)
-        rate = LAST_RATE + (FIRST_RATE - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        x, aligned, wanted = crops(pieces, direction, own=step >= steps // 2, seed=step)
-        error = (bypass(x, aligned) - wanted)[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
-        squared = squared_levels(root, error)
-        loss = torch.sqrt(squared + HARDLY_SEEN**2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        level = math.sqrt(float(squared.detach().mean()))
-        shown = level if math.isnan(shown) else 0.98 * shown + 0.02 * level
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            print(f"{direction}: step {step + 1} of {steps}, {shown:.2f} levels off", flush=True)
-            state = {"bypass": bypass.state_dict(), "optimizer": optimizer.state_dict(), "steps": step + 1}
-            save_aside(state, saved)
-
-
-def crops(pieces: Sequence[Piece], direction: str, *, own: bool, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: frames, aligned states and the teacher's states."""
-    draw = np.random.default_rng(seed)
-    batch = []
-    for _ in range(BATCH):
-        piece = pieces[draw.integers(len(pieces))]
-        # Where a sweep begins the trunk runs, whatever the estimator says.
-        t = piece.order(direction)[draw.integers(1, len(piece.frames))]
-        states = piece.states[direction]
-        source = piece.own[direction] if own and draw.random() < 0.5 else states
-        aligned = piece.aligned(direction, t, source)
-        top, left = (int(draw.integers(side - CROP + 1)) for side in aligned.shape[2:])
-        area = (..., slice(top, top + CROP), slice(left, left + CROP))
-        batch.append((piece.frames[t : t + 1][area], aligned[area], states[t : t + 1][area]))
-    x, aligned, wanted = (torch.cat(parts) for parts in zip(*batch, strict=True))
-    return x, aligned, wanted
-
-
-@torch.no_grad()
-def fit(skip: Skip, root: Tensor, pieces: Sequence[Piece], direction: str) -> float:
+def fit(estimator: Estimator, root: Tensor, pieces: Sequence[Piece], direction: str) -> float:
     """Fit a direction's estimator; the correlation of estimated with real logarithms."""
     evidence, off = [], []
     for piece in pieces:
-        states, side = piece.states[direction], SIDES[direction]
-        for t in piece.order(direction)[1:]:
-            x, aligned = piece.frames[t : t + 1], piece.aligned(direction, t, states)
-            flow = piece.flows[direction][t : t + 1]
-            neighbour = flow_warp(piece.frames[t + side : t + side + 1], flow, padding="border")
-            made = skip.bypass(x, aligned)
-            squared = squared_levels(root, made - states[t : t + 1])[:, None]
-            for height, width in FITTED_TO:
-                size = (min(height, x.shape[2]), min(width, x.shape[3]))
-                area = (..., slice(x.shape[2] // size[0] * size[0]), slice(x.shape[3] // size[1] * size[1]))
-                seen = skip.estimator.evidence(
-                    x[area], neighbour[area], aligned[area], made[area], Patches(*size, 0)
-                )
-                evidence.append(seen[0].flatten(1))
-                off.append(torch.log2(torch.nn.functional.avg_pool2d(squared[area], size)).flatten() / 2)
+        order, states = piece.order(direction), piece.states[direction]
+        for lag in LAGS:
+            for i in range(SETTLED + lag, len(order)):
+                t, then = order[i], order[i - lag]
+                x, seen = piece.frames[t : t + 1], piece.frames[then : then + 1]
+                squared = squared_levels(root, states[then : then + 1] - states[t : t + 1])[:, None]
+                for height, width in FITTED_TO:
+                    size = (min(height, x.shape[2]), min(width, x.shape[3]))
+                    area = (
+                        ...,
+                        slice(x.shape[2] // size[0] * size[0]),
+                        slice(x.shape[3] // size[1] * size[1]),
+                    )
+                    evidence.append(estimator.evidence(x[area], seen[area], Patches(*size, 0))[0].flatten(1))
+                    off.append(torch.log2(torch.nn.functional.avg_pool2d(squared[area], size)).flatten() / 2)
     given, wanted = torch.cat(evidence, dim=1).T.double(), torch.cat(off).double()
     used = list(range(len(EVIDENCE)))
     while True:
@@ -310,16 +199,16 @@ def fit(skip: Skip, root: Tensor, pieces: Sequence[Piece], direction: str) -> fl
         if not used or float(solved[:-1].min()) >= 0:
             break
         del used[int(solved[:-1].argmin())]
-    skip.estimator.weight.zero_()
-    skip.estimator.weight[used] = solved[:-1].float()
-    skip.estimator.bias.copy_(solved[-1:].float())
+    estimator.weight.zero_()
+    estimator.weight[used] = solved[:-1].float()
+    estimator.bias.copy_(solved[-1:].float())
     return float(torch.corrcoef(torch.stack((columns @ solved, wanted)))[0, 1])
 
 
 def save(network: SkipVsrNet, output: Path, weights: FetchedFile) -> None:
-    """Write what was trained, in half precision, and for which checkpoint."""
+    """Write what was fitted, and for which checkpoint."""
     arrays = {
-        name: tensor.numpy().astype(np.float16)
+        name: tensor.numpy()
         for name, tensor in network.state_dict().items()
         if name.startswith(tuple(f"{direction}_skip." for direction in SIDES))
     }
@@ -336,36 +225,21 @@ def main() -> None:
     )
     parser.add_argument("output", type=Path, help="the .npz file to write")
     parser.add_argument("--weights", default="vimeo90k-bi", help="of BasicVSR, as for `superlower export`")
-    parser.add_argument("--blocks", type=int, default=4, help="residual blocks of a bypass")
-    parser.add_argument("--steps", type=int, default=240, help="of training, each direction")
     parser.add_argument("--pieces", type=int, help="of the clips to learn from (default: all)")
     arguments = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
 
     weights = fetch_weights(arguments.weights, BasicVsr())
     teacher = read_state(weights.path, MMAGIC_RULES)
-    network = SkipVsrNet(
-        count_of(teacher, BLOCK, DEFAULT_BLOCKS), arguments.blocks, Patches(*FITTED_TO[0], 0), 0.0
-    )
+    blocks = count_of(teacher, BLOCK, DEFAULT_BLOCKS)
+    network = SkipVsrNet(blocks, Patches(*FITTED_TO[0], 0), Rule(0.0, 0))
     network.load_state_dict({**network.state_dict(), **teacher})
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_("_skip." in name)
+    network.requires_grad_(False)
     pieces = taught(network, arguments.pieces, arguments.output.with_suffix(".teacher.pt"))
     roots = sensitivity(network, pieces)
-
-    def run(direction: str) -> None:
-        skip = skip_of(network, direction)
-        start(skip.bypass, trunk_of(network, direction), pieces, direction)
-        saved = arguments.output.with_suffix(f".{direction}.pt")
-        train(skip, roots[direction], pieces, direction, arguments.steps, saved)
-        correlation = fit(skip, roots[direction], pieces, direction)
-        weight, bias = skip.estimator.weight.tolist(), skip.estimator.bias.item()
-        terms = ", ".join(f"{name} {w:.3f}" for name, w in zip(EVIDENCE, weight, strict=True))
-        print(f"{direction}: estimator {terms}, bias {bias:.3f}; correlation {correlation:.3f}", flush=True)
-
-    with ThreadPoolExecutor(len(SIDES)) as pool:
-        list(pool.map(run, SIDES))
+    for direction, estimator in (("backward", network.backward_skip), ("forward", network.forward_skip)):
+        correlation = fit(estimator, roots[direction], pieces, direction)
+        terms = ", ".join(f"{n} {w:.3f}" for n, w in zip(EVIDENCE, estimator.weight.tolist(), strict=True))
+        print(f"{direction}: {terms}, bias {estimator.bias.item():.3f}; correlation {correlation:.3f}")
     save(network, arguments.output, weights)
     print(f"written: {arguments.output}")
 

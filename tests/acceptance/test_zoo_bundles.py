@@ -30,7 +30,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "frvsr": BLOCK,
     "iconvsr": BLOCK | {"stride": "3"},
     "mstgan": BLOCK,
-    "skipvsr": BLOCK | {"bypass_blocks": "1", "patch": "12", "halo": "3", "threshold": "2"},
+    "skipvsr": BLOCK | {"settle": "1", "patch": "12", "halo": "3", "threshold": "2"},
     "sofvsr": {"scale": "2"},
     "tecogan": BLOCK,
 }

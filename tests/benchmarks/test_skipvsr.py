@@ -23,7 +23,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module("skipvsr")
-    for name in ("skipvsr", "common"):
+    for name in ("skipvsr", "engines", "common"):
         sys.modules.pop(name, None)
 
 

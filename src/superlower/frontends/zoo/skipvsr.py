@@ -1,16 +1,15 @@
 """SkipVSR (MM 2024) as a temporal program: BasicVSR that skips residual blocks by patches.
 
     flow_b[t], flow_f[t] as BasicVSR's
-    aligned_b[t], skipped_b[t], choice_b[t]
-              = skip_backward(x=frame[t], frame[t+1], hb[t+1], flow_b[t])            when t < T - 1
-    hb[t]     = run_backward(x=frame[t], aligned_b[t])                               when t == T - 1
-    hb[t]     = run_backward on windows around the patches that choice_b[t] has,
-                skipped_b[t] in the others                                           when t < T - 1
-    aligned_f, skipped_f, choice_f, hf: alike, from the frame before
+    aligned_b[t], seen_b[t], still_b[t], choice_b[t]
+              = skip_backward(x=frame[t], hb[t+1], flow_b[t], seen_b[t+1], still_b[t+1])
+    hb[t]     = run_backward on windows around the patches that choice_b[t] has, hb[t+1] in the others
+    aligned_f, seen_f, still_f, choice_f, hf: alike, from the frame before
     output[t] = reconstruct(x=frame[t], back=hb[t], state=hf[t])
 
-The trunks, and all else but the two bypasses and estimators, have the weights of a published BasicVSR. Those
-of the bypasses and estimators come with superlower, made by examples/train_skipvsr.py for one checkpoint.
+seen is the frame that each patch's state was made of, still for how many steps it has hardly changed. Where
+a sweep begins both are zeros, and every patch is run. All weights but those of the two estimators are a
+published BasicVSR's; theirs come with superlower, made by examples/train_skipvsr.py for one checkpoint.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ LIMIT = "limit"
 """Initializer of the graphs that choose: log2 of the threshold."""
 
 SKIPS = "skipvsr.npz"
-"""The weights of bypasses and estimators that come with superlower."""
+"""The weights of estimators that come with superlower."""
 
 TRUNK_SHA256 = "trunk_sha256"
 """Name in such a file of the sha256 of the BasicVSR checkpoint that it was made for."""
@@ -68,18 +67,18 @@ TRUNK_SHA256 = "trunk_sha256"
 MULTIPLE = 4
 """Sides of frames, so that patches of about the size asked for divide them."""
 
-DEFAULT_THRESHOLD = 0.5
+DEFAULT_THRESHOLD = 0.6
 DEFAULT_PATCH = 64
 DEFAULT_HALO = 4
-DEFAULT_BYPASS_BLOCKS = 4
-_BYPASS_BLOCK = r"forward_skip\.bypass\.blocks\.(\d+)\."
+DEFAULT_SETTLE = 2
 
 
 class SkipVsr:
     """`superlower export skipvsr`. Options: `threshold`, the levels of an 8-bit picture that a patch may be
-    off, as estimated, and have its residual blocks skipped, 0 for none; `patch`, the side of a patch in
-    pixels, about; `halo`, pixels around a patch that its trunk sees too; `skips`, a file made by
-    examples/train_skipvsr.py for another checkpoint; `blocks` and `bypass_blocks` of seeded weights."""
+    off, as estimated, and have its residual blocks skipped, 0 for none; `settle`, steps that they run on
+    after an estimate above that; `patch`, the side of a patch in pixels, about; `halo`, pixels around a patch
+    that its trunk sees too; `skips`, a file made by examples/train_skipvsr.py for another checkpoint;
+    `blocks` of seeded weights."""
 
     name: ClassVar[str] = "skipvsr"
     title: ClassVar[str] = "SkipVSR"
@@ -126,10 +125,10 @@ class SkipVsr:
 
     def _network(self, request: ExportRequest, frame: Frame) -> SkipVsrNet:
         options = request.options
-        known_options(self.name, options, ["threshold", "patch", "halo", "skips", "blocks", "bypass_blocks"])
+        known_options(self.name, options, ["threshold", "settle", "patch", "halo", "skips", "blocks"])
         asked_blocks = whole_option(self.name, options, "blocks", "residual blocks")
-        asked_bypass = whole_option(self.name, options, "bypass_blocks", "residual blocks")
-        threshold = _threshold(self.name, options)
+        settle = whole_option(self.name, options, "settle", "steps") or DEFAULT_SETTLE
+        rule = (_threshold(self.name, options), settle)
         state = read_weights(request, MMAGIC_RULES)
         if random_seed(request.weights) is None:
             state |= read_skips(options.get("skips"), request)
@@ -138,21 +137,17 @@ class SkipVsr:
                 f"{self.name} option skips={options['skips']}: {request.source} seeds them too"
             )
         blocks = asked_blocks or count_of(state, BLOCK, DEFAULT_BLOCKS)
-        bypass_blocks = asked_bypass or count_of(state, _BYPASS_BLOCK, DEFAULT_BYPASS_BLOCKS)
         patches = _patches(self.name, options, frame)
 
-        from superlower.frontends.zoo.skipvsr_torch import SkipVsrNet
+        from superlower.frontends.zoo.skipvsr_torch import Rule, SkipVsrNet
 
         return network_of(
-            lambda: SkipVsrNet(blocks, bypass_blocks, patches, threshold),
-            state,
-            request,
-            f"SkipVSR with {blocks} blocks and bypasses of {bypass_blocks}",
+            lambda: SkipVsrNet(blocks, patches, Rule(*rule)), state, request, f"SkipVSR with {blocks} blocks"
         )
 
 
 def read_skips(option: str | None, request: ExportRequest) -> dict[str, Tensor]:
-    """The weights of bypasses and estimators in float32, by our names.
+    """The weights of estimators in float32, by our names.
 
     Args:
         option: a file by examples/train_skipvsr.py; None for that which comes with superlower.
@@ -217,15 +212,20 @@ def _divisor(side: int, near: int) -> int:
 def _program(request: ExportRequest, frame: Frame, network: SkipVsrNet) -> Program:
     height, width = frame.padded
     patches = network.patches
-    flow, state = Stream(shape=(1, 2, "H", "W")), Stream(shape=(1, FEATURES, "H", "W"))
-    choice = Stream(shape=(1, 1, height // patches.height, width // patches.width), dtype="int32")
+    rows, columns = height // patches.height, width // patches.width
     streams = {
         "frame": Stream(shape=(1, 3, "H", "W"), edge=Edge.REPLICATE),
         "output": Stream(shape=(1, 3, f"{SCALE}*H", f"{SCALE}*W")),
     }
     for d in "bf":
-        streams |= {f"flow_{d}": flow, f"aligned_{d}": state, f"skipped_{d}": state}
-        streams |= {f"choice_{d}": choice, f"h{d}": state}
+        streams |= {
+            f"flow_{d}": Stream(shape=(1, 2, "H", "W")),
+            f"aligned_{d}": Stream(shape=(1, FEATURES, "H", "W")),
+            f"seen_{d}": Stream(shape=(1, 3, "H", "W")),
+            f"still_{d}": Stream(shape=(1, 1, rows, columns)),
+            f"choice_{d}": Stream(shape=(1, 1, rows, columns), dtype="int32"),
+            f"h{d}": Stream(shape=(1, FEATURES, "H", "W")),
+        }
     last = Equation(
         name="reconstruct",
         graph="reconstruct",
@@ -238,8 +238,8 @@ def _program(request: ExportRequest, frame: Frame, network: SkipVsrNet) -> Progr
         streams=streams,
         equations=(
             *FLOWS,
-            *_propagation("backward", "b", "+", ("t == T - 1", "t < T - 1"), patches),
-            *_propagation("forward", "f", "-", ("t == 0", "t > 0"), patches),
+            *_propagation("backward", "b", "+", patches),
+            *_propagation("forward", "f", "-", patches),
             last,
         ),
         provenance=provenance(
@@ -247,43 +247,43 @@ def _program(request: ExportRequest, frame: Frame, network: SkipVsrNet) -> Progr
             SkipVsr.paper,
             request,
             blocks=network.widths.blocks,
-            threshold=network.threshold,
+            threshold=network.rule.threshold,
+            settle=network.rule.settle,
         ),
     )
 
 
-def _propagation(
-    sweep: str, d: str, side: str, when: tuple[str, str], patches: Patches
-) -> tuple[Equation, ...]:
-    """A sweep's equations: where it begins the whole trunk runs, elsewhere what the choice has of it."""
-    begins, rest = when
-    given, made = {"x": "frame[t]", "aligned": f"aligned_{d}[t]"}, {"state": f"h{d}"}
+def _propagation(sweep: str, d: str, side: str, patches: Patches) -> tuple[Equation, ...]:
+    """A sweep's equations: what is to run, and running it."""
     return (
         Equation(
             name=f"skip_{sweep}",
             graph=f"skip_{sweep}",
             inputs={
                 "x": "frame[t]",
-                "neighbour": f"frame[t{side}1]",
                 "hidden": f"h{d}[t{side}1]",
                 "flow": f"flow_{d}[t]",
+                "seen": f"seen_{d}[t{side}1]",
+                "still": f"still_{d}[t{side}1]",
             },
-            outputs={"aligned": f"aligned_{d}", "skipped": f"skipped_{d}", "choice": f"choice_{d}"},
-            when=rest,
+            outputs={
+                "aligned": f"aligned_{d}",
+                "seen_next": f"seen_{d}",
+                "still_next": f"still_{d}",
+                "choice": f"choice_{d}",
+            },
         ),
-        Equation(name=f"{sweep}_start", graph=f"run_{sweep}", inputs=given, outputs=made, when=begins),
         Equation(
             name=sweep,
             graph=f"run_{sweep}",
-            inputs=given,
-            outputs=made,
-            when=rest,
+            inputs={"x": "frame[t]", "aligned": f"aligned_{d}[t]"},
+            outputs={"state": f"h{d}"},
             route=Route(
                 choice=f"choice_{d}[t]",
                 graphs=(f"run_{sweep}_window",),
                 patch=(patches.height, patches.width),
                 halo=patches.halo,
-                otherwise={"state": f"skipped_{d}[t]"},
+                otherwise={"state": f"h{d}[t{side}1]"},
             ),
         ),
     )
