@@ -6,22 +6,37 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 
+import numpy as np
 from common import fail, machine, write
+from engines import Engines
 
 from superlower.cli.common import Bars, console, print_table
+from superlower.driver.export import frontend
 from superlower.driver.prune import run
 from superlower.driver.prune_request import COST_SIZE, Cut, Footage, Pruned, Tuning
+from superlower.driver.speed import physical_cores, take_turns
 from superlower.errors import SuperlowerError
+from superlower.frontends.base import ExportRequest
+from superlower.frontends.weights import fetch_weights
+from superlower.program.model import TemporalModel
+from superlower.runtime.runner import Runner
 
 CLIPS = ("bikes", "bigbuckbunny")
 SHARES = (0.2, 0.4)
 BLOCKS = (20, 15, 10, 5)
 TECOGAN_BLOCKS = (10, 7, 5, 3, 1)
 TIME_SIZE = (48, 64)
+TIMED_FRAMES = 6
+BACKEND = "openvino"
+WHOLE = "whole"
 
 
 def main() -> int:
@@ -39,69 +54,114 @@ def main() -> int:
     parser.add_argument(
         "--shares", type=float, nargs="*", default=SHARES, help="of its parameters, to remove"
     )
+    parser.add_argument("--rounds", type=int, default=5, help="of timing")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     try:
-        study = _basicvsr(arguments) if arguments.truth else _tecogan()
+        study = _basicvsr(arguments) if arguments.truth else _tecogan(arguments)
     except SuperlowerError as error:
         return fail(error)
     name = "prune-basicvsr" if arguments.truth else "prune-tecogan"
     result = {
-        "machine": {**machine(()), "load_average": load},
-        "results": {title: asdict(made) for title, made in study.items()},
+        "machine": {**machine([BACKEND]), "load_average": load},
+        "timed_size": list(TIME_SIZE),
+        "backend": BACKEND,
+        "results": {title: row.as_json() for title, row in study.items()},
     }
     _print(study)
     console.print(f"written: {write(name, COST_SIZE, result, arguments.output)}", markup=False)
     return 0
 
 
-def _basicvsr(arguments: argparse.Namespace) -> dict[str, Pruned]:
+@dataclass(frozen=True)
+class Row:
+    """A pruned network, and milliseconds a frame of the whole one's engines and of its, round by round."""
+
+    made: Pruned
+    ms: Mapping[str, Sequence[float]]
+
+    def as_json(self) -> dict[str, object]:
+        """All but the checkpoint, which isn't kept."""
+        found = asdict(self.made)
+        del found["output"]
+        return found | {"engine_ms": self.ms}
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast its engines are."""
+        return median(a / b for a, b in zip(*self.ms.values(), strict=True))
+
+
+def _basicvsr(arguments: argparse.Namespace) -> dict[str, Row]:
     cuts = {f"{blocks} blocks a trunk": Cut(blocks=blocks) for blocks in arguments.blocks}
     cuts |= {f"{share:.0%} of the parameters": Cut(remove=share) for share in arguments.shares}
     steps = 0 if arguments.minutes is None else None
     tuning = Tuning(steps, arguments.minutes, windows=arguments.windows, crop=arguments.crop)
     footage = Footage(CLIPS, arguments.truth, arguments.frames, arguments.side)
-    return _study("basicvsr", "vimeo90k-bi", cuts, tuning, footage)
+    return _study("basicvsr", "vimeo90k-bi", cuts, tuning, footage, arguments.rounds)
 
 
-def _tecogan() -> dict[str, Pruned]:
+def _tecogan(arguments: argparse.Namespace) -> dict[str, Row]:
     """No weights of it are published: what is left counts, not what it makes."""
     cuts = {f"{n} blocks": Cut(blocks=n, importance="weights") for n in TECOGAN_BLOCKS}
-    return _study("tecogan", "random:0", cuts, Tuning(), Footage(), warmup="0")
+    return _study("tecogan", "random:0", cuts, Tuning(), Footage(), arguments.rounds, warmup="0")
 
 
 def _study(
-    model: str, weights: str, cuts: Mapping[str, Cut], tuning: Tuning, footage: Footage, **options: str
-) -> dict[str, Pruned]:
-    with tempfile.TemporaryDirectory(prefix="superlower-") as folder, Bars() as bars:
-        return {
-            title: run(
-                model,
-                weights,
-                Path(folder, f"{index}.pth"),
-                cut,
-                tuning,
-                footage,
-                options=options,
-                time_size=TIME_SIZE,
-                progress=bars,
-            )
-            for index, (title, cut) in enumerate(cuts.items())
+    model: str,
+    weights: str,
+    cuts: Mapping[str, Cut],
+    tuning: Tuning,
+    footage: Footage,
+    rounds: int,
+    **options: str,
+) -> dict[str, Row]:
+    architecture = frontend(model)
+    fetched = fetch_weights(weights, architecture)
+
+    def export(path: Path) -> TemporalModel:
+        return architecture.export(ExportRequest(path, *TIME_SIZE, options, fetched.source))
+
+    with ExitStack() as stack:
+        bars = stack.enter_context(Bars())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="superlower-")))
+        paths = {title: folder / f"{index}.pth" for index, title in enumerate(cuts)}
+        made = {
+            title: run(model, weights, paths[title], cut, tuning, footage, options=options, progress=bars)
+            for title, cut in cuts.items()
         }
+        models = {WHOLE: export(fetched.path)} | {title: export(path) for title, path in paths.items()}
+        engines = Engines(BACKEND, physical_cores(), stack)
+        runners = {title: engines.runner(exported) for title, exported in models.items()}
+        ms = take_turns(
+            {title: partial(_ms, runner) for title, runner in runners.items()}, rounds=rounds, progress=bars
+        )
+    return {title: Row(made[title], {WHOLE: ms[WHOLE], title: ms[title]}) for title in cuts}
 
 
-def _print(study: Mapping[str, Pruned]) -> None:
-    clips = list(next(iter(study.values())).stages[0].psnr)
+def _ms(runner: Runner) -> float:
+    """Milliseconds a frame of noise."""
+    draw = np.random.default_rng(0)
+    clip = [draw.random((1, 3, *TIME_SIZE), np.float32) for _ in range(TIMED_FRAMES)]
+    started = time.perf_counter()
+    for _ in runner.run(clip, total=TIMED_FRAMES):
+        pass
+    return 1000 * (time.perf_counter() - started) / TIMED_FRAMES
+
+
+def _print(study: Mapping[str, Row]) -> None:
+    clips = list(next(iter(study.values())).made.stages[0].psnr)
     print_table(
         "pruned; PSNR-Y in dB against the whole network's, after the cut, the refit and fine-tuning",
-        ("", "parameters", "GMAC a frame", "times as fast", *clips),
+        ("", "parameters", "GMAC a frame", f"ms, {BACKEND}", "times as fast", *clips),
         (
             (
                 title,
                 f"{made.after.parameters:,}",
                 f"{made.after.gmacs:.1f}",
-                f"{made.ratio:.2f}",
+                f"{median(row.ms[title]):.1f}",
+                f"{row.ratio:.2f}",
                 *(
                     " ".join(
                         f"{stage.psnr[clip] - made.stages[0].psnr[clip]:+.2f}" for stage in made.stages[1:]
@@ -109,7 +169,8 @@ def _print(study: Mapping[str, Pruned]) -> None:
                     for clip in clips
                 ),
             )
-            for title, made in study.items()
+            for title, row in study.items()
+            for made in (row.made,)
         ),
     )
 

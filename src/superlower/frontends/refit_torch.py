@@ -25,6 +25,9 @@ from superlower.frontends.pruning_torch import Plan, kept_filters
 RIDGE = 1e-4
 """Of the inputs' mean square: keeps weights near their former ones where frames say nothing about them."""
 
+LOT = 8
+"""Frames at a time."""
+
 PIXELS = 576
 """That a frame contributes to each fit, at random: 577 unknowns of some hundred frames need no more."""
 
@@ -59,9 +62,7 @@ def refit(
     grams: dict[str, Tensor] = {}
 
     def add(name: str, x: Tensor) -> None:
-        patches = _patches(_convolution(whole, name), x.float())
-        chosen = torch.randint(0, patches.shape[1], (PIXELS * len(x),), generator=generator)
-        gram = _gram(patches[:, chosen])
+        gram = _gram(_patches(_convolution(whole, name), x, _some(x, generator)))
         grams[name] = grams[name] + gram if name in grams else gram
 
     with torch.no_grad():
@@ -133,12 +134,12 @@ def _adjust(
     inputs: list[Tensor] = []
     gram, cross = torch.zeros(()), torch.zeros(())
     with _watched(pruned, [last], lambda _, h: inputs.append(h)):
-        for part, target in zip(x.unsqueeze(1), wanted.unsqueeze(1), strict=True):
-            missing = (target - module(part)).transpose(0, 1).flatten(1)
-            chosen = torch.randint(0, missing.shape[1], (PIXELS,), generator=generator)
-            patches = _patches(convolution, inputs.pop().float())[:, chosen]
+        for part, target in zip(torch.split(x, LOT), torch.split(wanted, LOT), strict=True):
+            missing = (target - module(part)).movedim(1, -1).flatten(0, -2)
+            chosen = _some(part, generator)
+            patches = _patches(convolution, inputs.pop(), chosen)
             gram = gram + _gram(patches)
-            cross = cross + (patches @ missing[:, chosen].T).double()
+            cross = cross + (patches @ missing[chosen]).double()
     change = torch.linalg.solve(_ridged(gram), cross).to(convolution.weight)
     assert convolution.bias is not None
     convolution.weight += change[:-1].T.reshape(convolution.weight.shape)
@@ -168,13 +169,22 @@ def _reread(pruned: PrunableNet, whole: PrunableNet, group: Channels, plan: Plan
     now.bias.copy_(found[-1][rows])
 
 
-def _patches(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """What each output pixel of a convolution reads, and 1 for its bias: [k^2 C + 1, N H W]."""
-    padding = convolution.padding
-    assert not isinstance(padding, str)
-    columns = F.unfold(x, convolution.weight.shape[2:], padding=padding)
-    columns = columns.transpose(0, 1).flatten(1)
-    return torch.cat((columns, columns.new_ones(1, columns.shape[1])))
+def _some(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers of `PIXELS` pixels a frame, of all the pixels of frames [N, C, H, W]."""
+    return torch.randint(0, len(x) * x[0, 0].numel(), (PIXELS * len(x),), generator=generator)
+
+
+def _patches(convolution: nn.Conv2d, x: Tensor, chosen: Tensor) -> Tensor:
+    """What those of a convolution's output pixels read, and 1 for its bias: [k^2 C + 1, pixels]."""
+    assert not isinstance(convolution.padding, str)
+    down, aside = convolution.padding
+    rows, columns = convolution.weight.shape[2:]
+    height, width = x.shape[2:]
+    padded = F.pad(x.float(), (aside, aside, down, down))
+    frame, row, column = chosen // (height * width), chosen // width % height, chosen % width
+    taps = [padded[frame, :, row + i, column + j] for i in range(rows) for j in range(columns)]
+    patches = torch.stack(taps, dim=2).flatten(1)
+    return torch.cat((patches, patches.new_ones(len(patches), 1)), dim=1).T
 
 
 def _gram(patches: Tensor) -> Tensor:
@@ -189,7 +199,7 @@ def _ridged(gram: Tensor) -> Tensor:
 
 
 def _in_lots(block: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([block(part).float() for part in x.unsqueeze(1)])
+    return torch.cat([block(part).float() for part in torch.split(x, LOT)])
 
 
 def _convolution(network: PrunableNet, name: str) -> nn.Conv2d:
