@@ -204,7 +204,7 @@ def quantize(
     if not groups:
         raise BadInputError("the model has no convolution of constant weights to quantize: leave out int8")
     with closed_loop(sdk, where, Precision.INT8, options) as run:
-        progress.stage("searching what to quantize", len(groups) + 3)
+        progress.stage("searching what to quantize", 2 * len(groups) + 3)
         judge = Judge(run(model, frames), model.program.frame, footage.truth)
 
         def attempt(chosen: Sequence[NodeGroup], using: Ranges = ranges) -> Trial:
