@@ -93,4 +93,5 @@ def describe(plan: Plan) -> str:
     return (
         f"runtime {peak.process / 1e6:.0f} MB, engines {peak.engines / 1e6:.0f}, streams "
         f"{peak.streams / 1e6:.0f}, video {peak.video / 1e6:.0f}"
+        + (f" with rc-lookahead={plan.cut.encoder_ahead}" if plan.cut.encoder_ahead is not None else "")
     )

@@ -150,4 +150,5 @@ def _describe(plan: Chunking) -> str:
     ahead = f", looking {plan.look_ahead} ahead" if plan.look_ahead else ""
     tiled = f" in {plan.tiles} tiles, {plan.tile_overlap} pixels beyond each" if plan.tiles > 1 else ""
     whole = f", the process {plan.process_bytes / 1e6:.0f}" if plan.process_bytes is not None else ""
-    return f"{cut}{ahead}{tiled}, states at most {plan.predicted_bytes / 1e6:.0f} MB{whole}"
+    encoder = f", rc-lookahead={plan.encoder_ahead}" if plan.encoder_ahead is not None else ""
+    return f"{cut}{ahead}{tiled}, states at most {plan.predicted_bytes / 1e6:.0f} MB{whole}{encoder}"

@@ -10,6 +10,9 @@ from superlower.program import analysis
 from superlower.program.chunks import kept_bytes
 from superlower.program.model import Program
 
+ENCODER_AHEADS = (None, 20, 10, 5)
+"""Frames for an encoder to look ahead, tried in turn where a limit is passed; None: as it is."""
+
 LOOK_AHEAD = 15
 """Frames a backward sweep starts beyond its chunk, where memory asks for chunks (docs/video.md)."""
 
@@ -24,6 +27,7 @@ class Chunking:
         predicted_bytes: peak of the stream tensors.
         tiles: that make up a frame.
         tile_overlap: pixels that a tile sees beyond what is kept of it; None for one tile.
+        encoder_ahead: frames that libx264 is to look ahead, where its 40 would pass the limit.
         process_bytes: predicted peak of the whole process; None where no limit was given for it.
     """
 
@@ -33,6 +37,7 @@ class Chunking:
     tiles: int = 1
     tile_overlap: int | None = None
     process_bytes: int | None = None
+    encoder_ahead: int | None = None
 
 
 def plan_chunks(

@@ -170,16 +170,26 @@ def area_of(frame: Frame, height: int, width: int) -> Fraction:
 
 _LIBRARIES = 45 * MIB
 _DECODED = 20
-_ENCODED = 46
+_SORTED = 6
 _ENCODED_BYTES = 4
 
+ENCODER_AHEAD = 40
+"""Frames that libx264 looks ahead (rc-lookahead)."""
 
-def video_bytes(frame: Frame, size: tuple[int, int], tile: tuple[int, int], waiting: int, frames: int) -> int:
-    """What reading and writing a video takes, by libx264 as it is unless told otherwise.
+
+def video_bytes(
+    frame: Frame,
+    size: tuple[int, int],
+    tile: tuple[int, int],
+    waiting: int,
+    frames: int,
+    encoder_ahead: int = ENCODER_AHEAD,
+) -> int:
+    """What reading and writing a video takes, by libx264.
 
     FFmpeg's libraries; a decoder's frames; pictures that wait for their upscaled ones; 4 bytes a pixel for
-    each of the 46 frames that x264 looks ahead, sorts and encodes at a time (measured: 544x1280, medium); a
-    tile's pixels on their way from floats to bytes.
+    each of the frames that x264 looks ahead, and six that it sorts and encodes (measured: 544x1280,
+    medium); a tile's pixels on their way from floats to bytes.
 
     Args:
         frame: the program's contract.
@@ -187,9 +197,10 @@ def video_bytes(frame: Frame, size: tuple[int, int], tile: tuple[int, int], wait
         tile: of a tile.
         waiting: pictures.
         frames: of the video.
+        encoder_ahead: frames that the encoder looks ahead.
     """
     pixels, made = prod(size), frame.scale**2 * prod(size)
     held = 3 * pixels * min(waiting + 1, frames) + 3 * pixels * _DECODED // 2
-    encoder = _ENCODED_BYTES * made * min(frames, _ENCODED) + 8 * made
+    encoder = _ENCODED_BYTES * made * min(frames, encoder_ahead + _SORTED) + 8 * made
     floats = (12 if frame.color == "rgb" else 30) * 5 * frame.scale**2 * prod(tile)
     return _LIBRARIES + held + encoder + floats

@@ -11,9 +11,9 @@ from math import ceil, prod
 
 import msgspec
 
-from superlower.driver.chunking import LOOK_AHEAD, Chunking, plan_chunks
+from superlower.driver.chunking import ENCODER_AHEADS, LOOK_AHEAD, Chunking, plan_chunks
 from superlower.driver.flops import graph_macs
-from superlower.driver.memory import Peak, area_of, predict, video_bytes
+from superlower.driver.memory import ENCODER_AHEAD, Peak, area_of, predict, video_bytes
 from superlower.driver.tiling import default_overlap
 from superlower.errors import BadInputError
 from superlower.program import analysis
@@ -88,11 +88,14 @@ def plan_memory(request: Request) -> Plan:
     """
     search = _Search(request)
     best: _Way | None = None
-    for way in search.ways():
-        if best is not None and way.tile_work >= best.work:
+    for search.encoder_ahead in ENCODER_AHEADS if request.video else (None,):
+        for way in search.ways():
+            if best is not None and way.tile_work >= best.work:
+                break
+            if (best is None or way.work < best.work) and search.fits(way):
+                best = way
+        if best is not None:
             break
-        if (best is None or way.work < best.work) and search.fits(way):
-            best = way
     if best is None:
         least = min(search.ways(), key=search.guess)
         raise BadInputError(
@@ -119,6 +122,7 @@ class _Search:
     """What ways to cut a video take; engines and streams grow with the tile's area in straight lines."""
 
     def __init__(self, request: Request) -> None:
+        self.encoder_ahead: int | None = None
         self._request = request
         program = request.model.program
         self._frame = program.frame
@@ -165,7 +169,7 @@ class _Search:
         overlap = self._margin if tiles > 1 else None
         ahead = None if way.chunk is None else self._ahead
         peak = self.peak(way)
-        cut = Chunking(way.chunk, ahead, peak.streams, tiles, overlap, peak.total)
+        cut = Chunking(way.chunk, ahead, peak.streams, tiles, overlap, peak.total, self.encoder_ahead)
         return Plan(way.tile, way.rows, way.columns, cut, way.work, peak)
 
     @cached_property
@@ -203,7 +207,8 @@ class _Search:
             return 0
         frames = LONG if self._request.frames is None else self._request.frames
         waiting = frames if way.chunk is None else way.chunk + self._ahead
-        return video_bytes(self._frame, self._request.size, way.tile, waiting, frames)
+        ahead = ENCODER_AHEAD if self.encoder_ahead is None else self.encoder_ahead
+        return video_bytes(self._frame, self._request.size, way.tile, waiting, frames, ahead)
 
     def _further(self, chunk: int | None) -> float:
         """Operations of a clip in chunks, in those of one in one go."""

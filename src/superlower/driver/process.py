@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.manifest import Variant
-from superlower.driver.chunking import Chunking
-from superlower.driver.memory import RUNTIMES, legalized, predict, video_bytes
+from superlower.driver.chunking import ENCODER_AHEADS, Chunking
+from superlower.driver.memory import ENCODER_AHEAD, RUNTIMES, legalized, predict, video_bytes
 from superlower.driver.memory_plan import LONG
 from superlower.driver.tiling import Laid
 from superlower.errors import BadInputError
@@ -27,6 +28,7 @@ def within(
     frames: int | None,
     limit: int,
     chunks: Callable[[int], Chunking],
+    adjusts: bool,
 ) -> Chunking:
     """The longest chunks with which the process stays within a limit.
 
@@ -36,6 +38,7 @@ def within(
         frames: of the clip, if known.
         limit: bytes of the process.
         chunks: `plan_chunks` for so many bytes of streams.
+        adjusts: whether the encoder can be told to look ahead less.
 
     Raises:
         BadInputError: not even the shortest chunk fits; the message tells what would.
@@ -44,12 +47,14 @@ def within(
     peak = predict(legalized(bundle.model(), variant.backend), variant.backend, 1)
     size = whole.height, whole.width
 
-    def besides(waiting: int) -> int:
-        video = video_bytes(whole, size, (own.height, own.width), waiting, frames or LONG)
+    def besides(waiting: int, ahead: int | None) -> int:
+        told = ENCODER_AHEAD if ahead is None else ahead
+        video = video_bytes(whole, size, (own.height, own.width), waiting, frames or LONG, told)
         return peak.process + peak.engines + video
 
-    for waiting in _waiting(frames):
-        if (room := limit - besides(waiting)) <= 0:
+    aheads = ENCODER_AHEADS if adjusts else ENCODER_AHEADS[:1]
+    for ahead, waiting in product(aheads, _waiting(frames)):
+        if (room := limit - besides(waiting, ahead)) <= 0:
             continue
         try:
             cut = chunks(room)
@@ -57,8 +62,9 @@ def within(
             continue
         held = frames or waiting if cut.chunk is None else cut.chunk + (cut.look_ahead or 0)
         if held <= waiting:
-            return replace(cut, process_bytes=besides(held) + cut.predicted_bytes)
-    least = replace(peak, video=besides(1) - peak.process - peak.engines).total
+            total = besides(held, ahead) + cut.predicted_bytes
+            return replace(cut, process_bytes=total, encoder_ahead=ahead)
+    least = besides(1, aheads[-1])
     tiled = f" in tiles of {own.height}x{own.width}" if laid.cut else ""
     raise BadInputError(
         f"{variant.name} takes {least / 1e9:.2f} GB and a chunk's streams for {size[0]}x{size[1]}{tiled}, "

@@ -103,7 +103,10 @@ def upscale(
             )
         variant = variant if planned else msgspec.structs.replace(variant, planned=None)
         variant = _followed(variant, laid, clip)
-        cut = _cut(bundle, variant, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight, memory)
+        adjusts = codec == "libx264" and "rc-lookahead" not in (codec_options or {})
+        cut = _cut(
+            bundle, variant, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight, memory, adjusts
+        )
         progress.stage(f"upscaling {source.name}", _count(clip, limit))
         started = time.monotonic()
         written = 0
@@ -115,7 +118,7 @@ def upscale(
                 codec=codec,
                 crf=crf,
                 pixel_format=pixel_format,
-                options=codec_options,
+                options=_encoder(codec_options, cut),
                 overwrite=overwrite,
                 cut=limit is not None,
             ) as sink,
@@ -183,7 +186,10 @@ def plan(
         laid = lay_tiles(bundle, clip, tile_overlap)
         variant = variant if planned else msgspec.structs.replace(variant, planned=None)
         variant = _followed(variant, laid, clip)
-        cut = _cut(bundle, variant, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight, memory)
+        adjusts = codec == "libx264" and "rc-lookahead" not in (codec_options or {})
+        cut = _cut(
+            bundle, variant, laid, clip, max_bytes, chunk, look_ahead, limit, in_flight, memory, adjusts
+        )
         check_sink(
             output,
             clip,
@@ -211,6 +217,13 @@ def _in_flight(variant: Variant, in_flight: int | None) -> int:
     return 1 if variant.planned is None else variant.planned.plan.in_flight
 
 
+def _encoder(options: Mapping[str, str] | None, cut: Chunking) -> Mapping[str, str] | None:
+    """The user's options, and how far the encoder may look ahead for the limit of memory."""
+    if cut.encoder_ahead is None:
+        return options
+    return {**(options or {}), "rc-lookahead": str(cut.encoder_ahead)}
+
+
 def _cut(
     bundle: Bundle,
     variant: Variant,
@@ -222,6 +235,7 @@ def _cut(
     limit: int | None,
     in_flight: int | None,
     memory: int | None,
+    adjusts: bool,
 ) -> Chunking:
     frames = _count(clip, limit)
 
@@ -240,7 +254,7 @@ def _cut(
     if memory is None or not predictable(variant):
         cut = chunks(max_bytes if memory is None else memory)
     else:
-        cut = within(bundle, variant, laid, frames, memory, chunks)
+        cut = within(bundle, variant, laid, frames, memory, chunks, adjusts)
     return replace(cut, tile_overlap=laid.overlap) if laid.cut else cut
 
 
