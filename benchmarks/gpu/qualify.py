@@ -137,7 +137,7 @@ def settings_of(given: argparse.Namespace, where: str, backends: Sequence[str]) 
         "target": where,
         "backends": list(backends),
         "rounds": given.rounds,
-        "build_s": 390.0,
+        "build_s": 1800.0 if given.dry_run else 390.0,
         "tune_s": 180.0,
     }
 
