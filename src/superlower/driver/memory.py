@@ -173,6 +173,9 @@ _DECODED = 20
 _SORTED = 6
 _ENCODED_BYTES = 4
 
+HEADROOM = 0.9
+"""Share of a limit that is planned for: OpenVINO's processes took up to 8 % more than was predicted."""
+
 ENCODER_AHEAD = 40
 """Frames that libx264 looks ahead (rc-lookahead)."""
 

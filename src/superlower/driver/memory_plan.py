@@ -13,7 +13,7 @@ import msgspec
 
 from superlower.driver.chunking import ENCODER_AHEADS, LOOK_AHEAD, Chunking, plan_chunks
 from superlower.driver.flops import graph_macs
-from superlower.driver.memory import ENCODER_AHEAD, Peak, area_of, predict, video_bytes
+from superlower.driver.memory import ENCODER_AHEAD, HEADROOM, Peak, area_of, predict, video_bytes
 from superlower.driver.tiling import default_overlap
 from superlower.errors import BadInputError
 from superlower.program import analysis
@@ -100,8 +100,8 @@ def plan_memory(request: Request) -> Plan:
         least = min(search.ways(), key=search.guess)
         raise BadInputError(
             f"{request.model.program.name} at {request.size[0]}x{request.size[1]} through {request.backend} "
-            f"takes {search.peak(least).total / 1e9:.2f} GB however it is cut, over --max-memory: "
-            f"allow that much"
+            f"takes {search.peak(least).total / HEADROOM / 1e9:.2f} GB however it is cut, "
+            f"over --max-memory: allow that much ({1 - HEADROOM:.0%} of it is headroom)"
         )
     return search.plan(best)
 
@@ -147,7 +147,7 @@ class _Search:
 
     def fits(self, way: _Way) -> bool:
         """Whether it keeps to the limit; asked exactly where a straight line doesn't tell."""
-        limit = self._request.limit
+        limit = HEADROOM * self._request.limit
         return self.guess(way) <= _UNSURE * limit and self.peak(way).total <= limit
 
     def guess(self, way: _Way) -> float:

@@ -9,7 +9,7 @@ from itertools import product
 from superlower.bundle.bundle import Bundle
 from superlower.bundle.manifest import Variant
 from superlower.driver.chunking import ENCODER_AHEADS, Chunking
-from superlower.driver.memory import ENCODER_AHEAD, RUNTIMES, legalized, predict, video_bytes
+from superlower.driver.memory import ENCODER_AHEAD, HEADROOM, RUNTIMES, legalized, predict, video_bytes
 from superlower.driver.memory_plan import LONG
 from superlower.driver.tiling import Laid
 from superlower.errors import BadInputError
@@ -54,7 +54,7 @@ def within(
 
     aheads = ENCODER_AHEADS if adjusts else ENCODER_AHEADS[:1]
     for ahead, waiting in product(aheads, _waiting(frames)):
-        if (room := limit - besides(waiting, ahead)) <= 0:
+        if (room := round(HEADROOM * limit) - besides(waiting, ahead)) <= 0:
             continue
         try:
             cut = chunks(room)
@@ -64,7 +64,7 @@ def within(
         if held <= waiting:
             total = besides(held, ahead) + cut.predicted_bytes
             return replace(cut, process_bytes=total, encoder_ahead=ahead)
-    least = besides(1, aheads[-1])
+    least = besides(1, aheads[-1]) / HEADROOM
     tiled = f" in tiles of {own.height}x{own.width}" if laid.cut else ""
     raise BadInputError(
         f"{variant.name} takes {least / 1e9:.2f} GB and a chunk's streams for {size[0]}x{size[1]}{tiled}, "
