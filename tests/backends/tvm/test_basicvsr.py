@@ -83,6 +83,7 @@ def _compare(model: TemporalModel, frames: int, folder: Path) -> float:
     return error / max(1.0, size)
 
 
+@pytest.mark.slow
 def test_one_block_over_three_frames(tmp_path: Path) -> None:
     assert _compare(_export(32, blocks=1), 3, tmp_path) <= 3 * STEP
 
