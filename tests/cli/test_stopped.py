@@ -106,6 +106,7 @@ def test_an_interrupt_that_became_another_error(monkeypatch: pytest.MonkeyPatch)
     """As where Ctrl-C hits a native module that is being imported."""
 
     def fail() -> None:
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL, "the signal would end the tests"
         try:
             signal.raise_signal(signal.SIGTERM)
         except KeyboardInterrupt:
