@@ -140,9 +140,8 @@ json.dump({"said": what}, open(result, "w"))
         assert late.status == "out of time"
         assert late.seconds < 30
         pid = (tmp_path / "grandchild").read_text()
-        deadline = (
-            time.monotonic() + 10
-        )  # The signal is sent; the kernel ends the process when it comes to it.
+        # The signal is sent; the kernel ends the process when it comes to it.
+        deadline = time.monotonic() + 10
         while not self.ended(pid) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert self.ended(pid)
