@@ -21,7 +21,7 @@ from superlower.driver.compile import compile_bundle
 from superlower.driver.export import golden_for
 from superlower.driver.mixed import Mixer
 from superlower.driver.precisions import FP16_MARGIN, guarded_values, overflows, served
-from superlower.driver.quantization import Calibration
+from superlower.driver.quantization import Calibration, Material
 from superlower.errors import BadInputError
 from superlower.ir import infer_shapes, load
 from superlower.program.model import TemporalModel
@@ -53,7 +53,7 @@ def clip(tmp_path: Path) -> Path:
 def mixer(model: TemporalModel, clip: Path, budgets: tuple[float, float, float] = LOOSE) -> Mixer:
     held = Calibration(calibration_footage(clip, model.program.frame), *budgets)
     feeds = {name: [] for name in model.graphs}
-    return Mixer(model, feeds, held, golden_for(model, None, None), BuildOptions(threads=1))
+    return Mixer(Material(model, feeds, held, golden_for(model, None, None), BuildOptions(threads=1)))
 
 
 @pytest.mark.parametrize(

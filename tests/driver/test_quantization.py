@@ -24,7 +24,7 @@ from superlower.driver.calibrate import (
 )
 from superlower.driver.compile import Compiled, compile_bundle
 from superlower.driver.export import golden_for
-from superlower.driver.quantization import Calibration, Quantizer
+from superlower.driver.quantization import Calibration, Material, Quantizer
 from superlower.errors import BadInputError, OutputsDifferError
 from superlower.ir import digest, infer_shapes
 from superlower.passes._evaluate import prepare
@@ -69,9 +69,8 @@ def job(name: str, precision: Precision = INT8) -> Job:
 
 def quantized_for(model: TemporalModel, clip: Path, where: Target) -> quantization.Quantized:
     feeds = {name: [] for name in model.graphs}
-    return Quantizer(
-        model, feeds, calibration(model, clip), golden_for(model, None, None), ONE
-    ).quantized_for(where)
+    material = Material(model, feeds, calibration(model, clip), golden_for(model, None, None), ONE)
+    return Quantizer(material).quantized_for(where)
 
 
 @pytest.mark.parametrize("model", [recurrent, bidirectional])
@@ -188,10 +187,11 @@ def test_no_budget_is_met(tmp_path: Path, clip: Path, on_onnxruntime: None) -> N
     )
     # Truth that the float model all but meets: any other output is worse.
     exact = Calibration(quantization.Footage(truth, held.footage.frames, "itself"), 1e-9)
+    material = Material(model, {"step": []}, exact, golden_for(model, None, None), ONE)
     with pytest.raises(
         OutputsDifferError, match=r"nothing can be quantized within 1e-09 dB: \w+ alone costs"
     ):
-        Quantizer(model, {"step": []}, exact, golden_for(model, None, None), ONE).quantized_for(target("cpu"))
+        Quantizer(material).quantized_for(target("cpu"))
 
 
 def _outputs(model: TemporalModel, held: Calibration) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from superlower.driver.lowering import Lowered, Lowerings
 from superlower.driver.many_builds import Builds
 from superlower.driver.planning import Planner, planned
 from superlower.driver.progress import Progress, Silent
-from superlower.driver.quantization import Calibration
+from superlower.driver.quantization import Calibration, Material
 from superlower.driver.racing import Race, by_course, course_name, race
 from superlower.driver.records import record_of
 from superlower.driver.reference import Feeds, validation_feeds
@@ -169,7 +169,7 @@ def compile_bundle(
         records = (*(record_of(model.program.name, report) for report in reports), *records)
         files.write_model(clean, folder / PROGRAM_FOLDER)
         golden.save(folder / GOLDEN_FILE)
-        lowerings = Lowerings(clean, feeds, calibration, golden, options, progress)
+        lowerings = Lowerings(Material(clean, feeds, calibration, golden, options, progress))
 
         def check(*made: Variant) -> list[Variant]:
             return _check(Bundle(folder, seal(folder, clean.program, golden, made, records)), progress)

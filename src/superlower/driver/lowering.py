@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from superlower.backends.base import Backend, BuildOptions
-from superlower.bundle.golden import GoldenClip
+from superlower.backends.base import Backend
 from superlower.driver.mixed import Mixed, Mixer
-from superlower.driver.progress import Progress
-from superlower.driver.quantization import Calibration, Quantized, Quantizer
-from superlower.passes.validate import Feeds
-from superlower.program.model import TemporalModel
+from superlower.driver.quantization import Material, Quantized, Quantizer
 from superlower.targets.base import Precision, Target
 
 Lowered = Quantized | Mixed
@@ -19,18 +13,9 @@ Lowered = Quantized | Mixed
 class Lowerings:
     """The searches of a compile, each made once for the jobs that share it."""
 
-    def __init__(
-        self,
-        model: TemporalModel,
-        feeds: Mapping[str, Sequence[Feeds]],
-        calibration: Calibration | None,
-        golden: GoldenClip,
-        options: BuildOptions,
-        progress: Progress | None = None,
-    ) -> None:
-        """Args as of `Quantizer`."""
-        self._quantizer = Quantizer(model, feeds, calibration, golden, options, progress)
-        self._mixer = Mixer(model, feeds, calibration, golden, options, progress)
+    def __init__(self, material: Material) -> None:
+        self._quantizer = Quantizer(material)
+        self._mixer = Mixer(material)
 
     def lowered(self, sdk: Backend, where: Target, precision: Precision) -> Lowered | None:
         """The model as a job compiles it; None where that is the model itself.

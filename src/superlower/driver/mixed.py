@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from math import log10
 from statistics import fmean, median
 
-from superlower.backends.base import Backend, BuildOptions
+from superlower.backends.base import Backend
 from superlower.backends.registry import backend
-from superlower.bundle.golden import GoldenClip, frame_errors
+from superlower.bundle.golden import frame_errors
 from superlower.bundle.manifest import QualityRecord, TrialRecord, TypedGroup, TypesRecord
 from superlower.driver.calibrate import observe, watched_values, widest
 from superlower.driver.closed_loop import ClosedLoop, closed_loop
@@ -23,8 +23,7 @@ from superlower.driver.group_times import (
 from superlower.driver.node_groups import node_groups
 from superlower.driver.precision_search import Found, Limits, MixedTrial, search
 from superlower.driver.precisions import Option, Served, Types, guarded_values, overflows, served, types_of
-from superlower.driver.progress import Progress, Silent
-from superlower.driver.quantization import Calibration, prepared
+from superlower.driver.quantization import Calibration, Material, prepared
 from superlower.driver.roofline import calls_per_frame
 from superlower.driver.temporal import temporal
 from superlower.driver.typed_graphs import Typing
@@ -33,7 +32,6 @@ from superlower.metrics.loss import IDENTICAL_DB, Judge
 from superlower.passes._levels import SIGNED, UNSIGNED
 from superlower.passes.base import Pass
 from superlower.passes.pipelines import PassReport
-from superlower.passes.validate import Feeds
 from superlower.program.model import TemporalModel
 from superlower.targets.base import Precision, Target
 from superlower.targets.catalog import target
@@ -74,24 +72,8 @@ class Mixed:
 class Mixer:
     """Finds types of a model's nodes for jobs, once for each backend and target."""
 
-    def __init__(
-        self,
-        model: TemporalModel,
-        feeds: Mapping[str, Sequence[Feeds]],
-        calibration: Calibration | None,
-        golden: GoldenClip,
-        options: BuildOptions,
-        progress: Progress | None = None,
-    ) -> None:
-        """Args:
-        model: cleaned up.
-        feeds: to validate preparing passes on, by graph.
-        calibration: None where no job needs one.
-        golden: the clip that engines are checked on.
-        options: threads and time limit of the engines measured.
-        """
-        self._model, self._feeds, self._calibration = model, feeds, calibration
-        self._golden, self._options, self._progress = golden, options, progress or Silent()
+    def __init__(self, material: Material) -> None:
+        self._material = material
         self._done: dict[tuple[str, str], Mixed] = {}
 
     def mixed_for(self, sdk: Backend, where: Target) -> Mixed:
@@ -105,12 +87,13 @@ class Mixer:
             BadInputError: no clip, no types to mix, or no groups.
             OutputsDifferError: nothing but fp32 is within the budgets.
         """
-        if self._calibration is None:
+        material = self._material
+        if material.calibration is None:
             raise BadInputError("mixed precision is found on video: give a clip (--calibrate CLIP)")
         key = sdk.name, where.name
         if key not in self._done:
-            model, reports = prepared(self._model, self._feeds)
-            job = _Search(model, self._calibration, self._golden, self._options, self._progress, sdk, where)
+            model, reports = prepared(material.model, material.feeds)
+            job = _Search(replace(material, model=model), material.calibration, sdk, where)
             self._done[key] = job.run(reports)
         return self._done[key]
 
@@ -118,18 +101,9 @@ class Mixer:
 class _Search:
     """One search, for a backend and a target."""
 
-    def __init__(
-        self,
-        model: TemporalModel,
-        calibration: Calibration,
-        golden: GoldenClip,
-        options: BuildOptions,
-        progress: Progress,
-        sdk: Backend,
-        where: Target,
-    ) -> None:
-        self._model, self._calibration, self._golden = model, calibration, golden
-        self._options, self._progress, self._target = options, progress, where
+    def __init__(self, material: Material, calibration: Calibration, sdk: Backend, where: Target) -> None:
+        self._model, self._calibration, self._golden = material.model, calibration, material.golden
+        self._options, self._progress, self._target = material.options, material.progress, where
         self._here = sdk.missing() is None and sdk.runnable(where) is None
         self._sdk, self._where = (sdk, where) if self._here else (backend("onnxruntime"), target("cpu"))
         found = served(sdk, where)

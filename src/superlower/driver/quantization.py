@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 
 import numpy as np
@@ -93,27 +93,35 @@ class Quantized:
         return [], [] if one is None else [one]
 
 
-class Quantizer:
-    """Quantizes a model for jobs, once for each element type of activations that their targets take."""
+@dataclass(frozen=True)
+class Material:
+    """What the searches of a compile work on.
 
-    def __init__(
-        self,
-        model: TemporalModel,
-        feeds: Mapping[str, Sequence[Feeds]],
-        calibration: Calibration | None,
-        golden: GoldenClip,
-        options: BuildOptions,
-        progress: Progress | None = None,
-    ) -> None:
-        """Args:
+    Attributes:
         model: cleaned up.
         feeds: to validate preparing passes on, by graph.
         calibration: None where no job needs one.
-        golden: the clip that engines are checked on: no activation may be cut off there either.
+        golden: the clip that engines are checked on.
         options: threads and time limit of the engines measured.
-        """
-        self._model, self._feeds, self._calibration = model, feeds, calibration
-        self._golden, self._options, self._progress = golden, options, progress
+        progress: told of.
+    """
+
+    model: TemporalModel
+    feeds: Mapping[str, Sequence[Feeds]]
+    calibration: Calibration | None
+    golden: GoldenClip
+    options: BuildOptions
+    progress: Progress = field(default_factory=Silent)
+
+
+class Quantizer:
+    """Quantizes a model for jobs, once for each element type of activations that their targets take.
+
+    No activation may be cut off on the golden clip either.
+    """
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
         self._done: dict[str, Quantized] = {}
 
     def quantized_for(self, where: Target) -> Quantized:
@@ -126,21 +134,22 @@ class Quantizer:
             BadInputError: there is no calibration clip.
             OutputsDifferError: nothing can be quantized within the budget.
         """
-        if self._calibration is None:
+        material = self._material
+        if material.calibration is None:
             raise BadInputError("int8 is calibrated on video: give a clip (--calibrate CLIP)")
         activations = SIGNED if where.kind == "nvidia-gpu" else UNSIGNED
         if activations not in self._done:
-            model, reports = prepared(self._model, self._feeds)
+            model, reports = prepared(material.model, material.feeds)
             runs = _runs(where)
             self._done[activations] = quantize(
                 model,
                 reports,
-                self._calibration,
-                self._golden,
+                material.calibration,
+                material.golden,
                 activations,
                 *runs,
-                options=self._options,
-                progress=self._progress,
+                options=material.options,
+                progress=material.progress,
             )
         return self._done[activations]
 
