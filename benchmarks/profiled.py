@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from superlower.backends import openvino_build
 from superlower.backends.base import Artifact, Feeds, Outputs
+from superlower.backends.openvino_deform import shared_core
 from superlower.bundle.bundle import VARIANT_FOLDER, Bundle
 from superlower.bundle.manifest import Variant
 from superlower.driver.flops import convolutions
@@ -27,9 +28,7 @@ class ProfiledSession:
     """An engine compiled from its IR with its own properties and PERF_COUNT, run one call at a time."""
 
     def __init__(self, artifact: Artifact, folder: Path) -> None:
-        import openvino
-
-        core = openvino.Core()
+        core = shared_core()
         settings = {**openvino_build.parsed(artifact.settings), "PERF_COUNT": True}
         model = core.read_model(folder / artifact.files["engine"])
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()

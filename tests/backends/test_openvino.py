@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +19,7 @@ from superlower.backends.base import Artifact, BuildOptions, Session, Support
 from superlower.backends.onnxruntime import OnnxRuntime
 from superlower.backends.openvino import OpenVino
 from superlower.backends.openvino_build import compute_in, parsed
+from superlower.backends.openvino_deform import shared_core
 from superlower.errors import BadInputError, MissingSdkError, UnsupportedOperatorError
 from superlower.ir import serialize
 from superlower.passes.pipelines import apply
@@ -289,7 +292,7 @@ def test_what_a_grid_depends_on_stays_fp32() -> None:
     body = """f = Conv<pads = [1,1,1,1]>(x, v) g = Transpose<perm = [0,2,3,1]>(f)
               s = GridSample<mode = "bilinear", align_corners = 1>(x, g) y = Conv<pads = [1,1,1,1]>(s, w)"""
     inputs = "float[1,4,8,8] x, float[2,4,3,3] v, float[4,4,3,3] w"
-    model = openvino.Core().read_model(serialize(text(body, inputs)))
+    model = shared_core().read_model(serialize(text(body, inputs)))
     assert compute_in(model, "bf16") == 1
     types = {
         tuple(op.get_output_shape(0)): op.get_output_element_type(0).get_type_name()
@@ -349,7 +352,7 @@ def test_targets_and_precisions_it_serves(cpu_target: Target) -> None:
     assert "Intel" in str(BACKEND.serves(nvidia, Precision.FP32))
 
 
-@pytest.mark.skipif("GPU" in openvino.Core().available_devices, reason="there is an Intel GPU here")
+@pytest.mark.skipif("GPU" in shared_core().available_devices, reason="there is an Intel GPU here")
 def test_without_the_gpu_its_engine_is_built_and_not_run(
     warp_step_model: ir.Model, cpu_target: Target, tmp_path: Path
 ) -> None:
@@ -373,7 +376,7 @@ def test_biases_that_convolutions_share_are_fused_all_the_same(cpu_target: Targe
     def kernels(name: str, count: int) -> list[str]:
         legal, _ = apply(model, passes[:count])
         artifact = BACKEND.compile(legal, cpu_target, ONE_THREAD, tmp_path / name)
-        core = openvino.Core()
+        core = shared_core()
         engine = core.read_model(tmp_path / name / artifact.files["engine"])
         compiled = core.compile_model(engine, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         facts = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
@@ -383,3 +386,32 @@ def test_biases_that_convolutions_share_are_fused_all_the_same(cpu_target: Targe
     assert "Subgraph" not in (fused := kernels("own", len(passes)))
     assert fused.count("Convolution") == 2
     assert "Subgraph" in kernels("shared", len(passes) - 1)
+
+
+STOPPED = """
+import signal, sys
+import onnx_ir as ir
+from superlower.backends.base import BuildOptions
+from superlower.backends.openvino import OpenVino
+from superlower.targets.catalog import target
+from pathlib import Path
+
+folder, openvino = Path(sys.argv[1]), OpenVino()
+artifact = openvino.compile(ir.load(folder / "model.onnx"), target("cpu"), BuildOptions(threads=1), folder)
+first, second = openvino.load(artifact, folder), openvino.load(artifact, folder)
+first.close()
+del first
+second.close()
+del second
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_is_handled_after_engines_have_gone(warp_step_model: ir.Model, tmp_path: Path) -> None:
+    """On processors with AMX it ended the process, where each engine had an openvino.Core of its own."""
+    ir.save(warp_step_model, tmp_path / "model.onnx")
+    ended = subprocess.run(
+        [sys.executable, "-c", STOPPED, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr

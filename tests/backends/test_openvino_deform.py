@@ -10,7 +10,7 @@ import pytest
 from superlower.backends.base import Support
 from superlower.backends.openvino import OpenVino
 from superlower.backends.openvino_build import compute_in
-from superlower.backends.openvino_deform import make_core
+from superlower.backends.openvino_deform import shared_core
 from superlower.ir import serialize
 from superlower.probes.case import Case, widen
 from superlower.probes.cases.deform_conv import cases
@@ -29,7 +29,7 @@ CASES = {case.name: case for case in cases() if "/fp32" in case.name}
 def test_every_probe_is_passed_from_written_ir(case: Case, tmp_path: Path) -> None:
     """Reading needs the conversion, the IR it is written to doesn't: an engine loads with a plain Core."""
     openvino.save_model(
-        make_core().read_model(serialize(case.model())), tmp_path / "model.xml", compress_to_fp16=False
+        shared_core().read_model(serialize(case.model())), tmp_path / "model.xml", compress_to_fp16=False
     )
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
@@ -52,7 +52,7 @@ def test_offsets_stay_in_fp32_where_products_are_bf16() -> None:
     offset = g.Conv(x, g.const(np.ones((18, 4, 3, 3))), pads=[1, 1, 1, 1])
     features = g.Conv(x, g.const(np.ones((4, 4, 3, 3))), pads=[1, 1, 1, 1])
     aligned = g.DeformConv(features, g.const(np.ones((4, 4, 3, 3))), offset, pads=[1, 1, 1, 1])
-    model = make_core().read_model(serialize(g.model(aligned)))
+    model = shared_core().read_model(serialize(g.model(aligned)))
     assert compute_in(model, "bf16") == 1
     (op,) = (op for op in model.get_ops() if op.get_type_name() == "DeformableConvolution")
     assert op.input_value(1).get_node().input_value(0).get_element_type().get_type_name() == "f32"

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from superlower.backends import limits, openvino_build, probe, tables
 from superlower.backends.base import Artifact, BuildOptions, Feeds, NodeSupport, Outputs
-from superlower.backends.openvino_deform import make_core
+from superlower.backends.openvino_deform import shared_core
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.sdk import (
     absent,
@@ -71,7 +71,7 @@ class OpenVino:
         told = tables.instead(self, model, target, precision, known)
         if told is not None:
             return told
-        core = make_core()
+        core = shared_core()
         device = DEVICES.get(target.kind, "")
         plugged = device in {name.partition(".")[0] for name in core.available_devices}
 
@@ -180,9 +180,7 @@ class OpenVino:
 
 
 def _no_device(device: str) -> str | None:
-    import openvino
-
-    seen = openvino.Core().available_devices
+    seen = shared_core().available_devices
     if device in {name.partition(".")[0] for name in seen}:
         return None
     driver = "; install the driver (intel-opencl-icd)" if device == "GPU" else ""
@@ -191,9 +189,7 @@ def _no_device(device: str) -> str | None:
 
 def _compiled(artifact: Artifact, folder: Path, device: str, here: Mapping[str, str]) -> Any:
     """The engine as an openvino.CompiledModel."""
-    import openvino
-
-    core = openvino.Core()
+    core = shared_core()
     settings = openvino_build.parsed(artifact.settings)
     blob = folder / artifact.files.get("blob", "")
     built_for = artifact.facts.get("processor")

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from superlower.backends import probe
 from superlower.backends.base import BuildOptions
-from superlower.backends.openvino_deform import make_core
+from superlower.backends.openvino_deform import shared_core
 from superlower.backends.sdk import first_line
 from superlower.errors import BadInputError, BuildFailedError, UnsupportedOperatorError
 from superlower.ir import infer_shapes, io_shapes, load, serialize
@@ -83,7 +83,7 @@ def build(request: dict[str, Any], workdir: Path) -> dict[str, object]:
     import openvino
     from openvino._offline_transformations import apply_make_stateful_transformation
 
-    core = make_core()
+    core = shared_core()
     device = str(request["device"])
     source = workdir / SOURCE
     try:

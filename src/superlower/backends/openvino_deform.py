@@ -1,12 +1,19 @@
-"""ONNX's DeformConv for OpenVINO, which has the operation, but no rule in its ONNX frontend (2026.4)."""
+"""The process's openvino.Core. It reads ONNX's DeformConv, which OpenVINO by itself (2026.4) can't."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 
-def make_core() -> Any:
-    """An openvino.Core that reads DeformConv; what it reads and writes as IR, any other Core reads."""
+@cache
+def shared_core() -> Any:
+    """The one openvino.Core of this process; what it reads and writes as IR, any other Core reads.
+
+    On processors with AMX each Core gives the thread that makes it a stack for signal handlers, and puts
+    the stack from before back when it goes (2026.4). Of two Cores of which the first goes first, the second
+    puts back memory that is freed, and the next Ctrl-C ends the process with a segmentation fault.
+    """
     import openvino
     from openvino.frontend import ConversionExtension
 

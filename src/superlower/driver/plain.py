@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from superlower.backends.base import Feeds, Outputs, Session
-from superlower.backends.openvino_deform import make_core
+from superlower.backends.openvino_deform import shared_core
 from superlower.backends.sdk import first_line
 from superlower.errors import BadInputError, BuildFailedError, MissingSdkError
 from superlower.frontends.base import ExportRequest, ZooFrontend
@@ -85,7 +85,7 @@ def openvino_call(path: Path, threads: int) -> Call:
 
     On a CPU that computes in bf16, OpenVINO would do so unasked, sampling grids and all.
     """
-    core = make_core()
+    core = shared_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     compiled: Any = core.compile_model(core.read_model(path), "CPU", settings)
     request = compiled.create_infer_request()

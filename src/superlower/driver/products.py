@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from superlower.backends.openvino_deform import shared_core
 from superlower.driver.speed import physical_cores
 from superlower.errors import OutputsDifferError
 from superlower.targets.base import Precision
@@ -167,7 +168,7 @@ def _openvino_product(a: Matrix, b: Matrix, element_type: str) -> Multiply:
         "INFERENCE_NUM_THREADS": physical_cores(),
     }
     graph = openvino.Model([product], [left], "product")
-    request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    request = shared_core().compile_model(graph, "CPU", settings).create_infer_request()
 
     def multiply() -> Matrix:
         result: Matrix = request.infer({0: a}, share_inputs=True, share_outputs=True)[0]

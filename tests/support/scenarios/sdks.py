@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from superlower.backends.openvino_deform import shared_core
 from superlower.backends.tensorrt.layers import EngineLayers, read_layers
 from superlower.backends.tensorrt.network import Sdk
 from superlower.ir import serialize
@@ -51,9 +52,7 @@ def refused_by_ort(model: ir.Model) -> None:
 
 def openvino_compiled(model: ir.Model, **config: str) -> Any:
     """The model compiled for the CPU with a thread."""
-    import openvino
-
-    core = openvino.Core()
+    core = shared_core()
     return core.compile_model(
         core.read_model(serialize(model)), "CPU", {"INFERENCE_NUM_THREADS": 1, **config}
     )
