@@ -35,6 +35,7 @@ def clip() -> list[NDArray[np.float32]]:
     ]
 
 
+@pytest.mark.slow  # acceptance/test_recurrence does it through all that compile does.
 def test_backends_agree_with_pytorch_over_frames(
     clip: list[NDArray[np.float32]], cpu_target: Target, tmp_path: Path
 ) -> None:

@@ -114,9 +114,9 @@ def expect_whole(outcome: Outcome, folder: Path, clip: Path, frames: int) -> Non
 @pytest.mark.parametrize(
     ("absent", "asked", "written"),
     [
-        # TVM takes longer for its parts than all the others together.
+        # README's commands make the same engines.
         pytest.param((), 4, 4, id="every SDK that is here", marks=pytest.mark.slow),
-        pytest.param(("tvm",), 4, 4, id="without TVM"),
+        pytest.param(("tvm",), 4, 4, id="without TVM", marks=pytest.mark.slow),
         pytest.param(tuple(MODULES), 300, FRAMES, id="ONNX Runtime alone, and more frames than there are"),
     ],
 )

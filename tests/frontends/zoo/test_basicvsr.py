@@ -88,7 +88,7 @@ def test_network_equals_the_reference(oracles: Path) -> None:
     assert np.abs(found - expected).max() < ROUNDING * expected.std()
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (66, 75), (33, 95)])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 95)])
 def test_program_equals_the_network_over_a_clip(height: int, width: int, caller) -> None:
     asked = request(height, width, blocks=str(BLOCKS))
     model = exported(height, width)
