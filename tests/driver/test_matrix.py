@@ -35,14 +35,24 @@ def test_a_key_depends_on_files_options_and_targets(tmp_path: Path) -> None:
     model, clip = save_upscaler(tmp_path / "a.onnx"), tmp_path / "clip"
     clip.mkdir()
     (clip / "0.png").write_bytes(b"0")
-    key = key_of(model, [clip], "options", CPU)
-    assert key == key_of(model, [clip], "options", CPU)
-    others = [key_of(model, [clip], "other options", CPU), key_of(model, [], "options", CPU)]
+    key = key_of(model, [clip], "options", CPU, {})
+    assert key == key_of(model, [clip], "options", CPU, {})
+    others = [key_of(model, [clip], "other options", CPU, {}), key_of(model, [], "options", CPU, {})]
     (clip / "0.png").write_bytes(b"1")
-    others.append(key_of(model, [clip], "options", CPU))
+    others.append(key_of(model, [clip], "options", CPU, {}))
     save_upscaler(model, 24)
-    others.append(key_of(model, [clip], "options", CPU))
+    others.append(key_of(model, [clip], "options", CPU, {}))
     assert len({key, *others}) == 5
+
+
+def test_a_key_depends_on_what_settings_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the contents of the tuning database that is set."""
+    read = {"database": "before"}
+    monkeypatch.setattr(matrix, "build_inputs", lambda sdk, where, options: read if options.settings else {})
+    model = save_upscaler(tmp_path / "a.onnx")
+    without, key = (key_of(model, [], "", CPU, each) for each in ({}, {"onnxruntime.database": "there"}))
+    read["database"] = "after"
+    assert len({without, key, key_of(model, [], "", CPU, {"onnxruntime.database": "there"})}) == 3
 
 
 class TestStanding:

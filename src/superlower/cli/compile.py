@@ -190,7 +190,20 @@ def compile_(
         inputs += [Path(script.rpartition(":")[0]) for script in surgery or ()]
         where = parse_targets(targets)
         compile_all(
-            ctx, Asked(model, output, where, inputs, at_once, cached, keep_going, html, json, dry_run)
+            ctx,
+            Asked(
+                models=model,
+                output=output,
+                targets=where,
+                inputs=inputs,
+                settings=parse_settings(settings),
+                at_once=at_once,
+                cached=cached,
+                keep_going=keep_going,
+                html=html,
+                json=json,
+                dry_run=dry_run,
+            ),
         )
         return
     (path,) = model

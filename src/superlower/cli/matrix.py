@@ -52,6 +52,7 @@ class Asked:
         output: folder of the bundles.
         targets: to compile for.
         inputs: files and folders besides the models that are read.
+        settings: of backends and passes.
         at_once: builds at a time.
         cached: whether engines are taken from the cache.
         keep_going: go on after a model that fails.
@@ -64,6 +65,7 @@ class Asked:
     output: Path
     targets: Sequence[Target]
     inputs: Sequence[Path]
+    settings: Mapping[str, str]
     at_once: int
     cached: bool
     keep_going: bool
@@ -80,7 +82,8 @@ def compile_all(ctx: typer.Context, asked: Asked) -> None:
     """
     named = driver.names(asked.models)
     options = "".join(config_lines(ctx, leave_out=OWN))
-    keys = {name: driver.key_of(model, asked.inputs, options, asked.targets) for name, model in named.items()}
+    depends = asked.inputs, options, asked.targets, asked.settings
+    keys = {name: driver.key_of(model, *depends) for name, model in named.items()}
     before = driver.read_report(asked.output)
     known = before.rows if before is not None else {}
     rows: dict[str, Row] = {}

@@ -22,6 +22,7 @@ from superlower import jsontext
 from superlower.backends.base import BuildOptions, build_inputs
 from superlower.backends.registry import backends
 from superlower.bundle.bundle import Bundle
+from superlower.driver.building import own_settings
 from superlower.driver.engine_cache import own_code
 from superlower.errors import BadInputError
 from superlower.targets.base import Target
@@ -129,7 +130,9 @@ def names(models: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def key_of(model: Path, inputs: Iterable[Path], options: str, targets: Sequence[Target]) -> str:
+def key_of(
+    model: Path, inputs: Iterable[Path], options: str, targets: Sequence[Target], settings: Mapping[str, str]
+) -> str:
     """Digest of all that a model's bundle depends on.
 
     Args:
@@ -137,6 +140,7 @@ def key_of(model: Path, inputs: Iterable[Path], options: str, targets: Sequence[
         inputs: further files and folders that are read.
         options: of the compile, in words.
         targets: to compile for.
+        settings: of backends and passes (`--set`), which may name what is read besides.
     """
     sdks = {sdk.name: sdk for sdk in backends() if sdk.missing() is None}
     about = {
@@ -145,7 +149,9 @@ def key_of(model: Path, inputs: Iterable[Path], options: str, targets: Sequence[
         "files": [[_digest(file) for file in _files(path)] for path in (model, *inputs)],
         "versions": {name: sdk.versions() for name, sdk in sdks.items()},
         "inputs": {
-            f"{name} {where.name}": build_inputs(sdk, where, BuildOptions())
+            f"{name} {where.name}": build_inputs(
+                sdk, where, BuildOptions(settings=own_settings(sdk, settings))
+            )
             for name, sdk in sdks.items()
             for where in targets
         },
