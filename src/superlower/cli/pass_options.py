@@ -32,6 +32,9 @@ def check_owners(settings: Mapping[str, str], owners: Sequence[str], what: str) 
             raise unknown_name(f"{what} of --set", owner, owners)
 
 
+YES_NO = {"yes": "true", "no": "false"}
+
+
 def chosen_pass(name: str, settings: Mapping[str, str]) -> Pass | ProgramPass:
     """A pass, of graphs or of programs, with the options that settings named NAME.OPTION give it."""
     group = "program pass" if name in plugins.table("program pass") else "pass"
@@ -46,7 +49,8 @@ def chosen_pass(name: str, settings: Mapping[str, str]) -> Pass | ProgramPass:
         if option not in known:
             raise unknown_name(f"option of pass {name}", option, known)
         try:
-            given[option] = msgspec.convert(value, known[option], strict=False)
+            meant = YES_NO.get(value, value) if known[option] is bool else value
+            given[option] = msgspec.convert(meant, known[option], strict=False)
         except msgspec.ValidationError as error:
             raise BadInputError(f"--set {key}={value}: {error}") from None
     return kind(**given)

@@ -111,22 +111,23 @@ def by_grid_sample(op: Emitter, node: ir.Node, sizes: Geometry, opset: int) -> i
     kind, given = coordinate_type(offset), cast(ir.DataType, x.dtype)
     images, taps, high, wide = sizes.images, sizes.taps, sizes.out_height, sizes.out_width
     offset = op.Reshape(as_type(op, offset, kind), op.Constant(value_ints=[images, taps, 2, high, wide]))
-    # Grids have columns before rows.
-    offset = op.Gather(offset, integers_of(op, [1, 0]), axis=2)
-    offset = op.Transpose(offset, perm=[0, 1, 3, 4, 2])
-    offset = op.Reshape(offset, op.Constant(value_ints=[images, taps * high, wide, 2]))
-    extent = np.array([sizes.width, sizes.height])
-    bases = sizes.bases()[::-1].transpose(1, 2, 3, 0).reshape(1, taps * high, wide, 2)
+    # Positions while they lie in planes, whose rows are long: arithmetic on pairs is ten times as slow.
+    extent = np.array([sizes.height, sizes.width]).reshape(2, 1, 1)
+    bases = sizes.bases().transpose(1, 0, 2, 3)[None]
     scaled = op.Mul(offset, op.Constant(value=tensor(2 / extent, kind)))
-    grid = op.Add(scaled, op.Constant(value=tensor((2 * bases + 1) / extent - 1, kind)))
+    places = op.Add(scaled, op.Constant(value=tensor((2 * bases + 1) / extent - 1, kind)))
+    # Grids have columns before rows.
+    places = op.Gather(places, integers_of(op, [1, 0]), axis=2)
+    grid = op.Transpose(places, perm=[0, 1, 3, 4, 2])
+    grid = op.Reshape(grid, op.Constant(value_ints=[images, taps * high, wide, 2]))
     shape = op.Constant(value_ints=[images, sizes.depth, sizes.height, sizes.width])
     image = op.Reshape(as_type(op, x, kind), shape)
     mode = "linear" if opset >= 20 else "bilinear"
     sampled = op.GridSample(image, grid, mode=mode, padding_mode="zeros", align_corners=0)
     sampled = sampled if given == kind else op.Cast(sampled, to=given)
     if mask is not None:
-        places = op.Constant(value_ints=[images, 1, taps * high, wide])
-        sampled = op.Mul(sampled, op.Reshape(mask, places))
+        shape = op.Constant(value_ints=[images, 1, taps * high, wide])
+        sampled = op.Mul(sampled, op.Reshape(mask, shape))
     columns = op.Reshape(sampled, op.Constant(value_ints=[sizes.batch, sizes.channels * taps, high, wide]))
     return _pointwise(op, columns, weight, bias, sizes)
 
