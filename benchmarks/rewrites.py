@@ -185,7 +185,8 @@ NETWORKS: Mapping[str, Network] = {
     "EDVR-M hoisted": Network("edvr-m", HoistFrames()),
     "EDVR-M hoisted, with sums": Network("edvr-m", HoistFrames(sums=True)),
     "MST-GAN hoisted": Network("mstgan", HoistFrames()),
-    "IconVSR hoisted": Network("iconvsr", HoistFrames()),
+    # Windows of 5 every 5 frames, its own, have no frame in common.
+    "IconVSR of windows of 7 hoisted": Network("iconvsr", HoistFrames(), {"window": "7"}),
     "TecoGAN, transposed convolutions": Network("tecogan", ConvTransposeToSubPixel()),
     "ESPCN, transposed convolution": Network("espcn", ConvTransposeToSubPixel(), {"tail": "transposed"}),
 }
