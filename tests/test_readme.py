@@ -42,7 +42,7 @@ def test_its_commands_run_in_order(tmp_path: Path, small: bool) -> None:
     for extra, module in NEEDS.items():
         pytest.importorskip(module, reason=f"its commands need {module}: pip install 'superlower[{extra}]'")
     clip = tmp_path / "carphone.mp4"
-    commands = list(COMMANDS)
+    commands = COMMANDS
     assert any(WEIGHTS in command and SIZE in command for command in commands)
     if small:
         commands = [

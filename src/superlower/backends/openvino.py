@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from superlower.backends import limits, openvino_build, probe, tables
 from superlower.backends.base import Artifact, BuildOptions, Feeds, NodeSupport, Outputs
-from superlower.backends.openvino_deform import shared_core
+from superlower.backends.openvino_deform import is_plugged, shared_core
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.sdk import (
     absent,
@@ -73,7 +73,7 @@ class OpenVino:
             return told
         core = shared_core()
         device = DEVICES.get(target.kind, "")
-        plugged = device in {name.partition(".")[0] for name in core.available_devices}
+        plugged = is_plugged(device)
 
         def ask(asked: ir.Model) -> str | None:
             try:
@@ -180,9 +180,9 @@ class OpenVino:
 
 
 def _no_device(device: str) -> str | None:
-    seen = shared_core().available_devices
-    if device in {name.partition(".")[0] for name in seen}:
+    if is_plugged(device):
         return None
+    seen = shared_core().available_devices
     driver = "; install the driver (intel-opencl-icd)" if device == "GPU" else ""
     return f"OpenVINO finds no {device} here, only {', '.join(seen) or 'no device'}{driver}"
 

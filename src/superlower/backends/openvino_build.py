@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from superlower.backends import probe
 from superlower.backends.base import BuildOptions
-from superlower.backends.openvino_deform import shared_core
+from superlower.backends.openvino_deform import is_plugged, shared_core
 from superlower.backends.sdk import first_line
 from superlower.errors import BadInputError, BuildFailedError, UnsupportedOperatorError
 from superlower.ir import infer_shapes, io_shapes, load, serialize
@@ -108,7 +108,7 @@ def build(request: dict[str, Any], workdir: Path) -> dict[str, object]:
         facts["bf16_operations"] = compute_in(model, "bf16")
     openvino.save_model(model, workdir / ENGINE, compress_to_fp16=False)
     files = {"engine": ENGINE, "weights": WEIGHTS}
-    if device in {name.partition(".")[0] for name in core.available_devices}:
+    if is_plugged(device):
         try:
             compiled = core.compile_model(
                 core.read_model(workdir / ENGINE), device, parsed(request["settings"])

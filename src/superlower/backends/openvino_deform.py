@@ -22,6 +22,11 @@ def shared_core() -> Any:
     return core
 
 
+def is_plugged(device: str) -> bool:
+    """Whether OpenVINO finds a device of this kind ("CPU", "GPU") here."""
+    return device in {name.partition(".")[0] for name in shared_core().available_devices}
+
+
 def _convert(node: Any) -> Any:
     """DeformConv-19 or -22 as DeformableConvolution-8: the same arithmetic, offsets before the weights.
 

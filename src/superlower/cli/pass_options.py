@@ -15,6 +15,9 @@ from superlower.metrics.loss import ASSUMED_DB
 from superlower.passes.base import Pass
 from superlower.rewrites.base import ProgramPass
 
+_YES_NO = {"yes": "true", "no": "false"}
+"""How switches may be written, besides what msgspec takes."""
+
 
 def check_owners(settings: Mapping[str, str], owners: Sequence[str], what: str) -> None:
     """Every setting is one's of these: a misspelt one would do nothing, silently.
@@ -32,9 +35,6 @@ def check_owners(settings: Mapping[str, str], owners: Sequence[str], what: str) 
             raise unknown_name(f"{what} of --set", owner, owners)
 
 
-YES_NO = {"yes": "true", "no": "false"}
-
-
 def chosen_pass(name: str, settings: Mapping[str, str]) -> Pass | ProgramPass:
     """A pass, of graphs or of programs, with the options that settings named NAME.OPTION give it."""
     group = "program pass" if name in plugins.table("program pass") else "pass"
@@ -49,7 +49,7 @@ def chosen_pass(name: str, settings: Mapping[str, str]) -> Pass | ProgramPass:
         if option not in known:
             raise unknown_name(f"option of pass {name}", option, known)
         try:
-            meant = YES_NO.get(value, value) if known[option] is bool else value
+            meant = _YES_NO.get(value, value) if known[option] is bool else value
             given[option] = msgspec.convert(meant, known[option], strict=False)
         except msgspec.ValidationError as error:
             raise BadInputError(f"--set {key}={value}: {error}") from None

@@ -92,8 +92,8 @@ class Mixer:
             raise BadInputError("mixed precision is found on video: give a clip (--calibrate CLIP)")
         key = sdk.name, where.name
         if key not in self._done:
-            model, reports = prepared(material.model, material.feeds)
-            job = _Search(replace(material, model=model), material.calibration, sdk, where)
+            ready, reports = prepared(material)
+            job = _Search(ready, material.calibration, sdk, where)
             self._done[key] = job.run(reports)
         return self._done[key]
 

@@ -139,17 +139,9 @@ class Quantizer:
             raise BadInputError("int8 is calibrated on video: give a clip (--calibrate CLIP)")
         activations = SIGNED if where.kind == "nvidia-gpu" else UNSIGNED
         if activations not in self._done:
-            model, reports = prepared(material.model, material.feeds)
-            runs = _runs(where)
+            ready, reports = prepared(material)
             self._done[activations] = quantize(
-                model,
-                reports,
-                material.calibration,
-                material.golden,
-                activations,
-                *runs,
-                options=material.options,
-                progress=material.progress,
+                ready, reports, material.calibration, activations, *_runs(where)
             )
         return self._done[activations]
 
@@ -164,26 +156,22 @@ def _runs(where: Target) -> tuple[Backend, Target]:
     return backend("onnxruntime"), target("cpu")
 
 
-def prepared(
-    model: TemporalModel, feeds: Mapping[str, Sequence[Feeds]]
-) -> tuple[TemporalModel, dict[str, list[PassReport]]]:
-    """The model with its pixel shuffles where quantization wants them; exact, and validated on the feeds."""
+def prepared(material: Material) -> tuple[Material, dict[str, list[PassReport]]]:
+    """With the model's pixel shuffles where quantization wants them; exact, and validated on the feeds."""
+    model, feeds = material.model, material.feeds
     done = {name: apply(graph, [ReorderDepthToSpace()], feeds[name]) for name, graph in model.graphs.items()}
     graphs = {name: graph for name, (graph, _) in done.items()}
-    return model.with_graphs(graphs), {name: reports for name, (_, reports) in done.items()}
+    ready = replace(material, model=model.with_graphs(graphs))
+    return ready, {name: reports for name, (_, reports) in done.items()}
 
 
 def quantize(
-    model: TemporalModel,
+    material: Material,
     reports: Mapping[str, Sequence[PassReport]],
     calibration: Calibration,
-    golden: GoldenClip,
     activations: str,
     sdk: Backend,
     where: Target,
-    *,
-    options: BuildOptions,
-    progress: Progress | None = None,
 ) -> Quantized:
     """Calibrate a model on a clip and find what to quantize.
 
@@ -191,18 +179,16 @@ def quantize(
     model as it came out quantized; the better of the two is kept.
 
     Args:
-        model: float.
+        material: of the prepared float model; ranges are to hold on its golden clip, too.
         reports: of the passes that prepared it.
         calibration: clip and budget.
-        golden: clip that ranges are to hold on, too.
         activations: "uint8" or "int8".
         sdk, where: backend and target whose engines are measured.
-        options: threads and time limit of builds.
 
     Raises:
         OutputsDifferError: nothing can be quantized within the budget.
     """
-    progress = progress or Silent()
+    model, golden, progress = material.model, material.golden, material.progress
     footage, budget_db = calibration.footage, calibration.budget_db
     frames = footage.frames
     progress.stage("calibrating")
@@ -212,7 +198,7 @@ def quantize(
     groups = node_groups(model, len(frames))
     if not groups:
         raise BadInputError("the model has no convolution of constant weights to quantize: leave out int8")
-    with closed_loop(sdk, where, Precision.INT8, options) as run:
+    with closed_loop(sdk, where, Precision.INT8, material.options) as run:
         progress.stage("searching what to quantize", 2 * len(groups) + 3)
         judge = Judge(run(model, frames), model.program.frame, footage.truth)
 
