@@ -34,7 +34,8 @@ from superlower.driver.progress import Progress
 from superlower.driver.speed import REST_S, physical_cores
 from superlower.driver.upscale import upscale
 from superlower.driver.ways import Subject, WayBuilder, opened
-from superlower.errors import SuperlowerError
+from superlower.errors import BadInputError, SuperlowerError
+from superlower.media.clip import open_clip
 from superlower.media.tensors import from_tensor, picture_of, to_tensor
 from superlower.program import analysis
 from superlower.program.plan import ExecutionPlan
@@ -230,6 +231,18 @@ def end_to_end(
     }
 
 
+def refuse_tiles(clip: Path, bundle: Bundle) -> None:
+    """A larger clip would be cut into tiles, whose overlaps the engines alone don't compute."""
+    frame = bundle.program.frame
+    with open_clip(clip) as video:
+        size = video.height, video.width
+    if size != (frame.height, frame.width):
+        raise BadInputError(
+            f"--end-to-end: {clip} is {size[0]}x{size[1]}, the engines' frame {frame.height}x{frame.width}: "
+            f"give --size {size[0]}x{size[1]}, or leave --end-to-end out"
+        )
+
+
 def _spread(ratios: Sequence[float]) -> str:
     return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
 
@@ -268,7 +281,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="ways whose names hold this")
     parser.add_argument("--bundle", type=Path, help="take it, or make it there and keep it")
     parser.add_argument("--build-only", action="store_true", help="stop when --bundle is made")
-    parser.add_argument("--end-to-end", action="store_true", help="time upscale on --clip too")
+    parser.add_argument(
+        "--end-to-end",
+        action="store_true",
+        help="time upscale on --clip too, which must be as large as the frame",
+    )
     parser.add_argument("-o", "--output", type=Path)
     return parser.parse_args()
 
@@ -281,6 +298,8 @@ def main() -> int:
             bundle = made(asked.bundle or Path(folder) / "bundle", asked, bars)
             if asked.build_only:
                 return 0
+            if asked.end_to_end:
+                refuse_tiles(asked.clip, bundle)
             variant = bundle.variant(f"{asked.backend}-cpu-{asked.precision}")
             rows = measure(bundle, variant, asked.rounds, asked.only, bars)
             whole = None

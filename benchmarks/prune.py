@@ -55,6 +55,7 @@ def main() -> int:
         "--shares", type=float, nargs="*", default=SHARES, help="of its parameters, to remove"
     )
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
+    parser.add_argument("--keep", type=Path, help="folder for the checkpoints; default: thrown away")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
@@ -103,13 +104,13 @@ def _basicvsr(arguments: argparse.Namespace) -> dict[str, Row]:
     steps = 0 if arguments.minutes is None else None
     tuning = Tuning(steps, arguments.minutes, windows=arguments.windows, crop=arguments.crop)
     footage = Footage(CLIPS, arguments.truth, arguments.frames, arguments.side)
-    return _study("basicvsr", "vimeo90k-bi", cuts, tuning, footage, arguments.rounds)
+    return _study("basicvsr", "vimeo90k-bi", cuts, tuning, footage, arguments)
 
 
 def _tecogan(arguments: argparse.Namespace) -> dict[str, Row]:
     """No weights of it are published: what is left counts, not what it makes."""
     cuts = {f"{n} blocks": Cut(blocks=n, importance="weights") for n in TECOGAN_BLOCKS}
-    return _study("tecogan", "random:0", cuts, Tuning(), Footage(), arguments.rounds, warmup="0")
+    return _study("tecogan", "random:0", cuts, Tuning(), Footage(), arguments, warmup="0")
 
 
 def _study(
@@ -118,7 +119,7 @@ def _study(
     cuts: Mapping[str, Cut],
     tuning: Tuning,
     footage: Footage,
-    rounds: int,
+    arguments: argparse.Namespace,
     **options: str,
 ) -> dict[str, Row]:
     architecture = frontend(model)
@@ -129,8 +130,10 @@ def _study(
 
     with ExitStack() as stack:
         bars = stack.enter_context(Bars())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="superlower-")))
-        paths = {title: folder / f"{index}.pth" for index, title in enumerate(cuts)}
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="superlower-"))
+        folder = arguments.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {title: folder / f"{model} {title}.pth".replace(" ", "-") for title in cuts}
         made = {
             title: run(model, weights, paths[title], cut, tuning, footage, options=options, progress=bars)
             for title, cut in cuts.items()
@@ -139,7 +142,9 @@ def _study(
         engines = Engines(BACKEND, 1, stack)
         runners = {title: engines.runner(exported) for title, exported in models.items()}
         ms = take_turns(
-            {title: partial(_ms, runner) for title, runner in runners.items()}, rounds=rounds, progress=bars
+            {title: partial(_ms, runner) for title, runner in runners.items()},
+            rounds=arguments.rounds,
+            progress=bars,
         )
     return {title: Row(made[title], {WHOLE: ms[WHOLE], title: ms[title]}) for title in cuts}
 

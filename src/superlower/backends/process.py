@@ -65,6 +65,7 @@ def build_in_subprocess(
     *,
     backend: str,
     timeout_s: float,
+    advice: str = "raise --timeout",
     env: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """Call `module:function(request, workdir)` in a fresh Python and return the dictionary it returns.
@@ -77,6 +78,7 @@ def build_in_subprocess(
         workdir: existing folder; the child's working directory.
         backend: name for messages.
         timeout_s: seconds until the child and all it started are killed.
+        advice: what to do when that happens.
         env: environment variables to add.
 
     Raises:
@@ -109,7 +111,7 @@ def build_in_subprocess(
             code = child.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise BuildFailedError(
-                f"{backend} build stopped after its time limit of {timeout_s:g} s: raise --timeout; "
+                f"{backend} build stopped after its time limit of {timeout_s:g} s: {advice}; "
                 f"log: {_keep_log(log, backend)}"
             ) from None
         finally:
