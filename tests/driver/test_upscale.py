@@ -416,6 +416,7 @@ def test_tiles_of_a_model_with_states_are_the_programs_runs_over_the_crops(
     source = save_folder(tmp_path / "in", 7, width=28)
     done = upscale(bundle, bundle.pick(), source, tmp_path / "out", tile_overlap=2, chunk=chunk, look_ahead=9)
     assert (done.chunking.tiles, done.chunking.tile_overlap) == (2, 2)
+    assert done.chunking.tile_pixels == 32 / 28
     assert done.peak_bytes <= done.chunking.predicted_bytes
     halves = slice(0, 16), slice(12, 28)
     left, right = (expected(bundle, [rgb[:, half] for rgb in clip]) for half in halves)

@@ -148,7 +148,12 @@ def upscale(
 def _describe(plan: Chunking) -> str:
     cut = "the whole clip in one go" if plan.chunk is None else f"chunks of {plan.chunk} frames"
     ahead = f", looking {plan.look_ahead} ahead" if plan.look_ahead else ""
-    tiled = f" in {plan.tiles} tiles, {plan.tile_overlap} pixels beyond each" if plan.tiles > 1 else ""
+    tiled = ""
+    if plan.tile_pixels is not None:
+        tiled = (
+            f" in {plan.tiles} tiles, {plan.tile_overlap} pixels beyond each: {plan.tile_pixels:.1f} times the "
+            f"frame's pixels"
+        )
     whole = f", the process {plan.process_bytes / 1e6:.0f}" if plan.process_bytes is not None else ""
     encoder = f", rc-lookahead={plan.encoder_ahead}" if plan.encoder_ahead is not None else ""
     return f"{cut}{ahead}{tiled}, states at most {plan.predicted_bytes / 1e6:.0f} MB{whole}{encoder}"

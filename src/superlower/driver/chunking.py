@@ -27,6 +27,7 @@ class Chunking:
         predicted_bytes: peak of the stream tensors.
         tiles: that make up a frame.
         tile_overlap: pixels that a tile sees beyond what is kept of it; None for one tile.
+        tile_pixels: of all tiles, over those of the frame; None for one tile.
         encoder_ahead: frames that libx264 is to look ahead, where its 40 would pass the limit.
         process_bytes: predicted peak of the whole process; None where no limit was given for it.
     """
@@ -36,6 +37,7 @@ class Chunking:
     predicted_bytes: int
     tiles: int = 1
     tile_overlap: int | None = None
+    tile_pixels: float | None = None
     process_bytes: int | None = None
     encoder_ahead: int | None = None
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from math import prod
 from pathlib import Path
 
 import msgspec
@@ -255,7 +256,10 @@ def _cut(
         cut = chunks(max_bytes if memory is None else memory)
     else:
         cut = within(bundle, variant, laid, frames, memory, chunks, adjusts)
-    return replace(cut, tile_overlap=laid.overlap) if laid.cut else cut
+    if not laid.cut:
+        return cut
+    pixels = len(laid.tiles) * prod(bundle.program.frame.padded) / prod(laid.frame.padded)
+    return replace(cut, tile_overlap=laid.overlap, tile_pixels=pixels)
 
 
 def _count(clip: Clip, limit: int | None) -> int | None:
