@@ -151,8 +151,8 @@ def _describe(plan: Chunking) -> str:
     tiled = ""
     if plan.tile_pixels is not None:
         tiled = (
-            f" in {plan.tiles} tiles, {plan.tile_overlap} pixels beyond each: {plan.tile_pixels:.1f} times the "
-            f"frame's pixels"
+            f" in {plan.tiles} tiles, {plan.tile_overlap} pixels beyond each: {plan.tile_pixels:.1f} times "
+            f"the frame's pixels"
         )
     whole = f", the process {plan.process_bytes / 1e6:.0f}" if plan.process_bytes is not None else ""
     encoder = f", rc-lookahead={plan.encoder_ahead}" if plan.encoder_ahead is not None else ""
