@@ -143,6 +143,16 @@ def test_artifact_tells_what_was_built(built: Artifact, warp_step_model: ir.Mode
     assert weight.tobytes() in (tmp_path / "model.bin").read_bytes()  # In fp32, not compressed to fp16.
 
 
+@pytest.mark.parametrize(("threads", "pinned"), [(1, "NO"), (2, None), (0, None)])
+def test_engines_of_some_of_the_cores_are_not_pinned_to_the_same_ones(
+    threads: int, pinned: str | None, cpu_target: Target, warp_step_model: ir.Model, tmp_path: Path
+) -> None:
+    two_cores = msgspec.structs.replace(cpu_target, tvm={**cpu_target.tvm, "num-cores": 2})
+    options = BuildOptions(threads=threads, timeout_s=120)
+    artifact = OpenVino().compile(warp_step_model, two_cores, options, tmp_path)
+    assert artifact.settings.get("ENABLE_CPU_PINNING") == pinned
+
+
 def run_once(artifact: Artifact, folder: Path, feeds: Arrays) -> dict[str, NDArray[np.generic]]:
     with loaded(artifact, folder) as session:
         return dict(session.run(feeds))

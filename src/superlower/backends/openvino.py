@@ -124,7 +124,8 @@ class OpenVino:
         require_states(model, options.stateful)
         device = DEVICES[target.kind]
         prescribed = examine.settings(self.name, self.versions(), target, options.precision)
-        settings = openvino_build.properties(device, options, prescribed)
+        cores = int(target.tvm.get("num-cores", 0))
+        settings = openvino_build.properties(device, options, prescribed, cores)
         workdir.mkdir(parents=True, exist_ok=True)
         save(model, workdir / openvino_build.SOURCE)
         request = {

@@ -28,17 +28,25 @@ _SAMPLERS = ("GridSample", "DeformableConvolution")
 _COMPUTE = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 
 
-def properties(device: str, options: BuildOptions, prescribed: Mapping[str, str]) -> dict[str, str]:
+def properties(
+    device: str, options: BuildOptions, prescribed: Mapping[str, str], cores: int
+) -> dict[str, str]:
     """OpenVINO properties of a build, which `load` repeats, the user's own over ours.
+
+    Engines of fewer threads than there are cores aren't pinned: OpenVINO pins each one to the first cores, so
+    that two of one thread each take turns on one core (2026.4: 2.2 times as long as on two).
 
     Args:
         prescribed: by the known-bugs rules. Nodes typed bf16 stay bf16 under their f32 hint (2026.4).
+        cores: of a CPU; 0 if unknown.
     """
     chosen = {"PERFORMANCE_HINT": "THROUGHPUT" if options.mode == "throughput" else "LATENCY"}
     if device != "CPU":
         chosen["EXECUTION_MODE_HINT"] = "ACCURACY"  # The graph's own types.
     elif options.threads:
         chosen["INFERENCE_NUM_THREADS"] = str(options.threads)
+        if options.threads < cores:
+            chosen["ENABLE_CPU_PINNING"] = "NO"
     return {**chosen, **prescribed, **options.settings}
 
 
