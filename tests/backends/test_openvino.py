@@ -153,6 +153,17 @@ def test_engines_of_some_of_the_cores_are_not_pinned_to_the_same_ones(
     assert artifact.settings.get("ENABLE_CPU_PINNING") == pinned
 
 
+def test_calls_in_flight_have_a_stream_each(
+    cpu_target: Target, warp_step_model: ir.Model, tmp_path: Path
+) -> None:
+    four_cores = msgspec.structs.replace(cpu_target, tvm={**cpu_target.tvm, "num-cores": 4})
+    options = BuildOptions(threads=2, calls=2, timeout_s=120)
+    artifact = OpenVino().compile(warp_step_model, four_cores, options, tmp_path)
+    told = {"INFERENCE_NUM_THREADS": "4", "NUM_STREAMS": "2", "ENABLE_CPU_PINNING": "NO"}
+    assert artifact.settings.items() >= told.items()
+    assert artifact.threads == 2
+
+
 def run_once(artifact: Artifact, folder: Path, feeds: Arrays) -> dict[str, NDArray[np.generic]]:
     with loaded(artifact, folder) as session:
         return dict(session.run(feeds))

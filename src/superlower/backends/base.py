@@ -60,7 +60,8 @@ class BuildOptions:
     Attributes:
         precision: element type of the engine's arithmetic.
         mode: "latency" (one call at a time) or "throughput" (several in flight).
-        threads: CPU threads the engine may use; 0 for the machine's cores.
+        threads: CPU threads that a call may use; 0 for the machine's cores.
+        calls: of one engine that a plan may have in flight, each with its threads.
         timeout_s: seconds until the build is stopped.
         memory_bytes: workspace limit where the SDK has one; 0 for none.
         stateful: keep hidden states inside the engine, where the backend can (see `keeps_states`); pairs of
@@ -73,6 +74,7 @@ class BuildOptions:
     precision: Precision = Precision.FP32
     mode: str = "latency"
     threads: int = 0
+    calls: int = 1
     timeout_s: float = 1800.0
     memory_bytes: int = 0
     stateful: tuple[tuple[str, str], ...] = ()

@@ -34,7 +34,8 @@ def properties(
     """OpenVINO properties of a build, which `load` repeats, the user's own over ours.
 
     Engines of fewer threads than there are cores aren't pinned: OpenVINO pins each one to the first cores, so
-    that two of one thread each take turns on one core (2026.4: 2.2 times as long as on two).
+    that two of one thread each take turns on one core (2026.4: 2.2 times as long as on two). Of one engine's
+    calls as many run at a time as it has streams, one by default.
 
     Args:
         prescribed: by the known-bugs rules. Nodes typed bf16 stay bf16 under their f32 hint (2026.4).
@@ -47,6 +48,9 @@ def properties(
         chosen["INFERENCE_NUM_THREADS"] = str(options.threads)
         if options.threads < cores:
             chosen["ENABLE_CPU_PINNING"] = "NO"
+        if options.calls > 1:
+            chosen["INFERENCE_NUM_THREADS"] = str(options.threads * options.calls)
+            chosen["NUM_STREAMS"] = str(options.calls)
     return {**chosen, **prescribed, **options.settings}
 
 

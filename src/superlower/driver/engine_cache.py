@@ -174,6 +174,7 @@ def ingredients(backend: Backend, model: ir.Model, target: Target, options: Buil
         "precision": str(options.precision),
         "mode": options.mode,
         "threads": options.threads,
+        "calls": options.calls,
         "memory_bytes": options.memory_bytes,
         "stateful": options.stateful,
         "settings": dict(sorted(options.settings.items())),

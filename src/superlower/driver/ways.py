@@ -124,12 +124,13 @@ class WayBuilder:
         subject = self.subject
         if subject.job is None:
             raise BadInputError("engines of several backends run as they are: plan calls in flight alone")
-        key = (digest(graph.clone()), plan.threads, states)
+        calls = plan.in_flight if plan.threads else 1
+        key = (digest(graph.clone()), plan.threads, calls, states)
         if key not in self._made:
             workdir = self.scratch / str(len(self._made))
             workdir.mkdir()
             threads = plan.threads or subject.options.threads
-            options = replace(subject.options, threads=threads, stateful=states)
+            options = replace(subject.options, threads=threads, calls=calls, stateful=states)
             how = subject.lowered
             first, last = ([], []) if how is None else how.passes_for(origin, subject.job.backend)
             # Passes were validated on the graph this is made of; what comes of them here, the clip shows.

@@ -88,6 +88,7 @@ def test_a_step_agrees_with_onnxruntime(step: Step, session: PooledSession) -> N
 def test_the_artifact_says_what_it_is(step: Step) -> None:
     artifact, folder, _, _ = step
     assert artifact.facts["opt_level"] == 3
+    assert artifact.facts["calls"] == 1
     assert artifact.facts["tuned"] == "no"
     assert artifact.facts["unscheduled_functions"] == 0
     assert artifact.facts["mcpu"] == target("cpu").tvm["mcpu"]

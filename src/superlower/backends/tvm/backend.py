@@ -155,7 +155,7 @@ class Tvm:
             mode=options.mode,
             stateful=options.stateful,
             build_s=round(time.monotonic() - started, 3),
-            facts=msgspec.convert(facts, dict[str, str | int | float]),
+            facts={**msgspec.convert(facts, dict[str, str | int | float]), "calls": options.calls},
         )
 
     def runnable(self, target: Target) -> str | None:
@@ -208,7 +208,7 @@ class Tvm:
             artifact.files["io"],
             cuda=cuda,
             threads=1 if many else threads,
-            runners=threads if many else 1,
+            runners=threads if many else int(artifact.facts.get("calls", 1)),
             stateful=artifact.stateful,
         )
 
