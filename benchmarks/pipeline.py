@@ -14,10 +14,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import msgspec
 import numpy as np
-from common import fail, machine, start_with_threads, write
+from common import fail, machine, result_path, start_with_threads, write
 from numpy.typing import NDArray
 
 from superlower.backends.base import BuildOptions
@@ -243,6 +244,17 @@ def refuse_tiles(clip: Path, bundle: Bundle) -> None:
         )
 
 
+def beside(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The result, in the place of the same ways' rows of the file there."""
+    if not path.is_file():
+        return result
+    known = msgspec.json.decode(path.read_bytes())
+    fresh = {row["way"]: row for row in result["rows"] if row["way"] != BASE}
+    rows = {row["way"]: row for row in known["rows"]} | fresh
+    whole = result["end_to_end"] or known["end_to_end"]
+    return {**result, "rows": list(rows.values()), "end_to_end": whole}
+
+
 def _spread(ratios: Sequence[float]) -> str:
     return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
 
@@ -286,6 +298,7 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="time upscale on --clip too, which must be as large as the frame",
     )
+    parser.add_argument("--add", action="store_true", help="keep other ways' rows that the file has")
     parser.add_argument("-o", "--output", type=Path)
     return parser.parse_args()
 
@@ -319,6 +332,8 @@ def main() -> int:
             "rows": [asdict(row) for row in rows],
             "end_to_end": whole,
         }
+        if asked.add:
+            result = beside(result, result_path(name, size, asked.output))
         path = write(name, size, result, asked.output)
     except SuperlowerError as error:
         return fail(error)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'superlower[torch]'")
@@ -58,3 +59,18 @@ def test_every_way_of_a_small_model(pipeline, tmp_path: Path) -> None:
     assert [row.way for row in pipeline.measure(bundle, bundle.pick(), 1, "pixels", Silent())][1:] == [
         "pixels in the graphs"
     ]
+
+
+def test_ways_timed_again_take_their_rows_places(pipeline, tmp_path: Path) -> None:
+    """With `--add`; what one call after another took stays that of the run of all ways."""
+
+    def result(end_to_end: object, **ms: float) -> dict[str, object]:
+        rows = [{"way": pipeline.BASE if way == "base" else way, "ms": one} for way, one in ms.items()]
+        return {"rows": rows, "end_to_end": end_to_end}
+
+    assert pipeline.beside(result(None, base=1.0), tmp_path / "none.json") == result(None, base=1.0)
+    (tmp_path / "one.json").write_bytes(
+        msgspec.json.encode(result("whole", base=4.0, states=5.0, pixels=6.0))
+    )
+    merged = pipeline.beside(result(None, base=9.0, pixels=7.0, batch=8.0), tmp_path / "one.json")
+    assert merged == result("whole", base=4.0, states=5.0, pixels=7.0, batch=8.0)
