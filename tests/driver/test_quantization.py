@@ -10,7 +10,7 @@ import pytest
 
 from superlower.backends.base import BuildOptions, quantizes_results
 from superlower.backends.registry import backend
-from superlower.bundle.bundle import Bundle
+from superlower.bundle.bundle import VARIANT_FOLDER, Bundle
 from superlower.check.bisect import bisect
 from superlower.check.crosscheck import check_variant
 from superlower.driver import quantization
@@ -22,7 +22,7 @@ from superlower.driver.calibrate import (
     watched_values,
     widest,
 )
-from superlower.driver.compile import Compiled, compile_bundle
+from superlower.driver.compile import Compiled, Planning, compile_bundle
 from superlower.driver.export import golden_for
 from superlower.driver.quantization import Calibration, Material, Quantizer
 from superlower.errors import BadInputError, OutputsDifferError
@@ -31,9 +31,10 @@ from superlower.passes._evaluate import prepare
 from superlower.passes.quantize import Quantize
 from superlower.program.interpret import interpret
 from superlower.program.model import TemporalModel
+from superlower.program.plan import ExecutionPlan
 from superlower.targets.base import Precision, Target
 from superlower.targets.catalog import target
-from support.clips import picture, save_folder
+from support.clips import picture, save_folder, save_video
 from support.models import bidirectional, recurrent
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
@@ -126,6 +127,37 @@ def test_fp32_variants_are_the_same_bit_by_bit_with_int8_beside_them(
 
     assert files(both) == files(alone)
     assert len(files(alone)) > 2
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        ExecutionPlan(tail_cut=True, batch={"step_tail": 2}, in_flight=2, threads=1),
+        ExecutionPlan(pixels=True),
+    ],
+    ids=["halves in batches", "pixels"],
+)
+def test_what_a_plan_builds_is_quantized_too(
+    plan: ExecutionPlan, tmp_path: Path, clip: Path, on_onnxruntime: None
+) -> None:
+    model, output = recurrent(), tmp_path / "bundle"
+    golden = golden_for(model, None, save_video(tmp_path / "in.mp4", 9, 16, 16))
+    bundle = compile_bundle(
+        model,
+        [job("onnxruntime")],
+        golden,
+        output,
+        options=ONE,
+        calibration=calibration(model, clip),
+        planning=Planning(plan),
+    ).bundle
+    (variant,) = bundle.manifest.variants
+    assert variant.planned is not None
+    assert variant.planned.plan == plan
+    assert check_variant(bundle, variant, bundle.golden()).passed
+    place = bundle.folder / VARIANT_FOLDER / variant.name / "plan" / "step"
+    engine = place / variant.planned.engines["step"].files["engine"]
+    assert b"QuantizeLinear" in engine.read_bytes()
 
 
 def test_ranges_are_the_extremes_over_the_clip() -> None:
