@@ -145,6 +145,19 @@ def test_a_manifest_altered_by_hand(recurrent_bundle: Path, copied: Callable[[Pa
         Bundle.open(folder)
 
 
+def test_a_manifest_from_before_a_field_was_there(
+    recurrent_bundle: Path, copied: Callable[[Path], Path]
+) -> None:
+    path = copied(recurrent_bundle) / MANIFEST_FILE
+    document = msgspec.json.decode(path.read_bytes())
+    for variant in document["variants"]:
+        assert variant.pop("planned") is None
+    document["checksum"] = ""
+    document["checksum"] = hashlib.sha256(msgspec.json.encode(document)).hexdigest()
+    path.write_bytes(msgspec.json.encode(document))
+    assert Bundle.open(path.parent).manifest.variants == Bundle.open(recurrent_bundle).manifest.variants
+
+
 def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="not a bundle; `superlower compile` makes one"):
         Bundle.open(tmp_path)
