@@ -11,7 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
@@ -32,6 +34,7 @@ from superlower.driver.tune import Limits, tune
 from superlower.errors import SuperlowerError
 from superlower.frontends.base import ExportRequest
 from superlower.frontends.zoo.basicvsr import BasicVsr
+from superlower.ir import save
 from superlower.passes.pipelines import apply, default_pipeline
 from superlower.program.model import TemporalModel
 from superlower.targets.base import Precision
@@ -78,19 +81,29 @@ def only(model: TemporalModel, names: Sequence[str]) -> TemporalModel:
 
 def naive(graph: ir.Model, folder: Path, threads: int) -> Session:
     """An engine of the loops as TVM writes them, without any schedule."""
+    from superlower.backends.tvm import backend, engine
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save(graph, folder / "graph.onnx")
+    # This process has TVM's runtime library by now, which has no compiler.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        child.submit(_build_naive, folder, threads).result()
+    (folder / engine.IO).write_bytes(msgspec.json.encode(backend.io_of(graph)))
+    return engine.open_session(folder, engine.LIBRARY, engine.IO, cuda=False, threads=threads, runners=1)
+
+
+def _build_naive(folder: Path, threads: int) -> None:
+    os.environ["TVM_USE_RUNTIME_LIB"] = "0"
     import tvm
 
-    from superlower.backends.tvm import backend, build, engine
+    from superlower.backends.tvm import build, engine
     from superlower.backends.tvm.schedule import cpu_target
 
     wanted = tvm_target(target(TARGET), BuildOptions(threads=threads))
     where, _ = cpu_target(wanted)
-    module = build.fused(graph, wanted)
-    folder.mkdir(parents=True, exist_ok=True)
+    module = build.fused(ir.load(folder / "graph.onnx"), wanted)
     with where, tvm.transform.PassContext(opt_level=3):
         tvm.compile(module, where).export_library(str(folder / engine.LIBRARY))
-    (folder / engine.IO).write_bytes(msgspec.json.encode(backend.io_of(graph)))
-    return engine.open_session(folder, engine.LIBRARY, engine.IO, cuda=False, threads=threads, runners=1)
 
 
 def gain(args: argparse.Namespace) -> None:
