@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from superlower.backends.tvm.tuning import store
-from superlower.backends.tvm.tuning.store import DEFAULT, FILE, Record, Store
+from superlower.backends.tvm.tuning.store import AGAIN, DEFAULT, FILE, Record, Store
 from superlower.errors import BadInputError
 
 
@@ -139,6 +139,27 @@ def test_the_best_is_the_fastest_with_as_many_threads(tmp_path: Path) -> None:
     assert best.time == 0.1
     assert found.best("a", "llvm/znver4", "0.27", 2) is None
     assert found.best("c", "llvm/generic", "0.27", 2) is None
+
+
+def test_one_lucky_measurement_takes_nobodys_place(tmp_path: Path) -> None:
+    """Of many schedules that are equally fast one is measured in the machine's best moment."""
+
+    def best(*records: Record) -> str:
+        found = store.Measurements(records).best("a", "llvm/generic", "0.27", 2)
+        assert found is not None
+        return found.trace
+
+    default = record(seconds=(1.0,), trace="", origin=DEFAULT)
+    once = record(seconds=(0.9,), trace="lucky")
+    again = [record(seconds=(s,), trace="lucky", origin=AGAIN) for s in (1.05, 1.02, 1.03)]
+    sure = [record(seconds=(s,), trace="sure", origin=AGAIN) for s in (0.97, 0.95, 0.96)]
+    assert best(default, once) == ""
+    assert best(default, record(seconds=(0.5,), trace="far faster")) == "far faster"
+    assert best(default, once, *again) == ""
+    assert best(default, once, *again, *sure) == "sure"
+    kept = store.fastest([default, once, *again, *sure], 1)
+    assert {r.trace for r in kept} == {"", "sure"}
+    assert len(kept) == 1 + len(sure)
 
 
 def test_databases_are_merged_by_import_and_by_copying(tmp_path: Path) -> None:

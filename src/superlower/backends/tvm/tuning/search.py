@@ -59,7 +59,7 @@ class TaskSearch:
         self.task = task
         self.best_s = min((record.time for record in known), default=float("inf"))
         self.default_s = min((r.time for r in known if r.origin == DEFAULT), default=float("inf"))
-        self.trials = sum(record.origin != DEFAULT for record in known)
+        self.trials = sum(record.searched for record in known)
         self.curve = _curve(known)
         self.exhausted = False
         self._since = _since_gain(self.curve)
@@ -187,11 +187,11 @@ class TaskSearch:
 
 
 def _curve(known: Sequence[Record]) -> list[float]:
-    """The best time after each measurement but those of the default schedule, which is where it starts."""
+    """The best time after each schedule that search measured; the default one is where it starts."""
     best = min((record.time for record in known if record.origin == DEFAULT), default=float("inf"))
     found = []
     for record in known:
-        if record.origin != DEFAULT:
+        if record.searched:
             best = min(best, record.time)
             found.append(best)
     return found

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import BinaryIO
 
 import msgspec
@@ -33,6 +34,12 @@ SHIPPED = Path(__file__).parent / "records"
 DEFAULT = "default"
 """Origin of a measurement of the default schedule, which has no trace."""
 
+AGAIN = "again"
+"""Origin of a further measurement of a schedule that search found, in turns with the default one's."""
+
+SURE, UNSURE = 3, 1.2
+"""A schedule measured less often is taken for so many times slower: the best of a hundred was lucky."""
+
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """One measurement of one schedule of one task.
@@ -46,7 +53,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tvm: version of apache-tvm that made and measured it.
         device: that it was measured on, in words.
         threads: CPU threads at work; 0 for a GPU.
-        origin: "default", "transfer" or "search".
+        origin: "default", "transfer" or "search"; "again" where it is measured once more.
         seconds: a call took, one figure a repetition; none if it failed.
         error: why it failed.
         trace: TVM's schedule trace as JSON; "" for the default schedule.
@@ -71,6 +78,28 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def time(self) -> float:
         """Seconds a call takes: the least measured, as whatever else runs on a machine only adds."""
         return min(self.seconds, default=float("inf"))
+
+    @property
+    def searched(self) -> bool:
+        """Whether it is the first of a schedule that isn't the default one."""
+        return self.origin not in (DEFAULT, AGAIN)
+
+
+def estimate(records: Sequence[Record]) -> float:
+    """Seconds that a schedule takes, by all its measurements on one device; infinite if none succeeded."""
+    times = [record.time for record in records if record.seconds]
+    if not times:
+        return float("inf")
+    return median(times) * (UNSURE if records[0].trace and len(times) < SURE else 1)
+
+
+def by_schedule(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Measurements that succeeded, by device and trace."""
+    found = defaultdict(list)
+    for record in records:
+        if record.seconds:
+            found[record.device, record.trace].append(record)
+    return found
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -109,7 +138,8 @@ class Measurements:
         """
         found = [record for record in self.of(task, target, tvm) if record.seconds]
         same = [record for record in found if record.threads == threads]
-        return min(same or found, key=lambda record: record.time, default=None)
+        schedule = min(by_schedule(same or found).values(), key=estimate, default=None)
+        return None if schedule is None else min(schedule, key=lambda record: record.time)
 
 
 def target_key(target: Mapping[str, object]) -> str:
@@ -209,11 +239,8 @@ def fastest(records: Sequence[Record], keep: int) -> list[Record]:
             groups[record.task, record.target, record.tvm, record.device, record.threads].append(record)
     kept = []
     for group in groups.values():
-        seen: set[str] = set()
-        for record in sorted(group, key=lambda r: r.time):
-            if record.trace not in seen and (len(seen) < keep or not record.trace):
-                kept.append(record)
-                seen.add(record.trace)
+        schedules = sorted(by_schedule(group).values(), key=estimate)
+        kept += [r for place, one in enumerate(schedules) for r in one if place < keep or not r.trace]
     return kept
 
 

@@ -29,7 +29,17 @@ from superlower.backends.tvm.tuning.apply import Tuned
 from superlower.backends.tvm.tuning.journal import Event, Journal, TaskLine
 from superlower.backends.tvm.tuning.pool import Pool
 from superlower.backends.tvm.tuning.search import Candidate, TaskSearch
-from superlower.backends.tvm.tuning.store import DEFAULT, Record, Store, in_force, target_key
+from superlower.backends.tvm.tuning.store import (
+    AGAIN,
+    DEFAULT,
+    SURE,
+    Record,
+    Store,
+    by_schedule,
+    estimate,
+    in_force,
+    target_key,
+)
 from superlower.backends.tvm.tuning.tasks import Task, merged, tasks_of
 from superlower.backends.tvm.tuning.worker import Build, Reply, Run
 from superlower.errors import BadInputError, BuildFailedError
@@ -39,6 +49,10 @@ SMALL = 0.002
 BATCH = 8
 BUILD_S, RUN_S, DEFAULTS_S = 60.0, 15, 900.0
 """Limits of a candidate's build and run, and of the build of all default schedules."""
+RIVALS = 3
+"""Schedules of a task that are measured again before one of them takes the default's place."""
+AGAIN_S, AGAIN_SHARE = 8.0, 0.1
+"""Time that is kept for that: of a task, and at most of the whole run."""
 WAIT_S = 300.0
 """How long a measurement may wait for a device of a farm, others measuring on it."""
 
@@ -104,6 +118,7 @@ def tune(request: dict[str, object], workdir: Path) -> dict[str, object]:
         run.start(stack)
         run.measure_defaults()
         run.search()
+        run.measure_again()
     return run.result()
 
 
@@ -116,6 +131,7 @@ class _Run:
         self._version = sdk.version("apache-tvm")
         self._target, self._vectors = cpu_target(asked.target)
         self.measured = 0
+        self._began = time.time()
         self._keeping = threading.Lock()
         self._defaults: dict[str, float] = {}
         self._searches: dict[str, TaskSearch] = {}
@@ -177,7 +193,7 @@ class _Run:
         """Measure every task's default schedule, all built at once: it is what gains are told by."""
         if self._asked.dry:
             return
-        library = str(self._folder / "defaults.so")
+        library = str(self._defaults_library)
         self._journal.tell(Event(stage="building default schedules"))
         # Also those known from before: their results are what other schedules are compared with.
         reply = self._builders.do(
@@ -248,10 +264,51 @@ class _Run:
             self._journal.tell(Event(task=line, measured=len(done), left_s=self._expected_left_s()))
 
     def _most_promising(self) -> TaskSearch | None:
-        if self._left_s() <= 0 or self._trials_left() == 0:
+        if self._left_s() <= self._kept_s() or self._trials_left() == 0:
             return None
         open_ = [one for one in self._searches.values() if not one.done]
         return max(open_, key=lambda one: one.promise_s, default=None)
+
+    def measure_again(self) -> None:
+        """Measure the fastest schedules found in turns with the default one.
+
+        Of a hundred that are equally fast one was measured in the machine's best moment.
+        """
+        rivals = {one.task.key: self._rivals(one.task) for one in self._searches.values()}
+        total = sum(SURE * (1 + len(each)) for each in rivals.values() if each)
+        if self._asked.dry or not total:
+            return
+        self._journal.tell(Event(stage="measuring the fastest again", total=total))
+        for key, traces in rivals.items():
+            if traces:
+                self._take_turns(self._tasks[key], traces)
+
+    def _rivals(self, task: Task) -> list[str]:
+        """Traces that were faster than the default, too few times to be sure, the fastest first."""
+        schedules = by_schedule(self._known(task))
+        default = estimate(schedules.get((self._asked.device, ""), []))
+        faster = [
+            (one, trace)
+            for (_, trace), one in schedules.items()
+            if trace and len(one) < SURE and min(record.time for record in one) < default
+        ]
+        return [trace for _, trace in sorted(faster, key=lambda pair: estimate(pair[0]))][:RIVALS]
+
+    def _take_turns(self, task: Task, traces: Sequence[str]) -> None:
+        built = self._threads.map(
+            lambda pair: self._build(task, pair[0], Candidate(pair[1], AGAIN)), enumerate(traces)
+        )
+        libraries = {"": self._defaults_library}
+        for trace, (library, reply) in zip(traces, built, strict=True):
+            if reply is not None and not reply.error:
+                libraries[trace] = library
+        for _ in range(SURE):
+            for trace, library in libraries.items():
+                if self._left_s() <= 0:
+                    return
+                reply = self._run(task, str(library))
+                self._keep(task, Candidate(trace, AGAIN if trace else DEFAULT), reply)
+                self._journal.tell(Event(measured=1))
 
     def _measure(self, one: TaskSearch, candidates: Sequence[Candidate]) -> list[tuple[Candidate, Reply]]:
         """Build side by side, then measure one after another, or on as many devices as the farm has."""
@@ -329,6 +386,17 @@ class _Run:
     def _left_s(self) -> float:
         return float("inf") if self._asked.until is None else self._asked.until - time.time()
 
+    def _kept_s(self) -> float:
+        """Time to be left for measuring again what was faster than its default."""
+        if self._asked.until is None:
+            return 0.0
+        gained = sum(one.best_s < one.default_s for one in self._searches.values())
+        return min(AGAIN_S * gained, AGAIN_SHARE * (self._asked.until - self._began))
+
+    @property
+    def _defaults_library(self) -> Path:
+        return self._folder / "defaults.so"
+
     def _trials_left(self) -> int | None:
         return None if self._asked.trials is None else max(0, self._asked.trials - self._searched)
 
@@ -358,8 +426,8 @@ class _Run:
     def _line(self, task: Task) -> TaskLine:
         one = self._searches.get(task.key)
         known = self._known(task)
-        default = self._defaults.get(task.key)
-        best = min((record.time for record in known if record.seconds), default=None)
+        default = estimate([record for record in known if not record.trace])
+        best = min(map(estimate, by_schedule(known).values()), default=None)
         state = "small" if one is None else "searching"
         if one is not None and one.done:
             state = "exhausted" if one.exhausted else "done"
@@ -367,10 +435,10 @@ class _Run:
             task=task.key,
             name=task.name,
             calls=task.calls,
-            share=task.calls * (default or 0.0) / (self._total_s() or 1.0),
-            default_s=default,
+            share=task.calls * self._defaults.get(task.key, 0.0) / (self._total_s() or 1.0),
+            default_s=None if default == float("inf") else default,
             best_s=best,
-            trials=sum(record.origin != DEFAULT for record in known),
+            trials=sum(record.searched for record in known),
             failed=self._failed.get(task.key, 0),
             to_95=None if one is None or not one.curve else search.trials_to(one.curve, one.best_s / 0.95),
             suggested=self._suggested.get(task.key, 0),
