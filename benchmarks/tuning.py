@@ -225,35 +225,45 @@ def transfer(args: argparse.Namespace) -> None:
                     progress=bars,
                 )
         for task in {record.task: record for record in Store(cold).read().records}.values():
-            started = {name: _curve(Store(folder), task) for name, folder in (("cold", cold), ("warm", warm))}
-            if not all(started.values()):
+            curves = {name: _curve(Store(folder), task) for name, folder in (("cold", cold), ("warm", warm))}
+            if min(map(len, curves.values())) < 2:
                 continue
-            best = min(min(curve) for curve in started.values())
-            reached = {name: trials_to(curve, best / NEAR) for name, curve in started.items()}
-            rows.append({"task": task.name, "best_ms": 1000 * best, "to_95": reached, "curves_s": started})
+            best = min(min(curve) for curve in curves.values())
+            reached = {name: trials_to(curve, best / NEAR) for name, curve in curves.items()}
+            rows.append({"task": task.name, "best": best, "to_95": reached, "curves": curves})
     print_table(
-        f"{args.graph} at {there} after {here}: measurements to 95 % of the best known",
-        ("task", "best ms", "cold", "from the other size"),
+        f"{args.graph} at {there} after {here}: measurements to 95 % of the best known, the default's aside",
+        ("task", "times its default", "cold", "from the other size"),
         (
             (
                 row["task"],
-                f"{row['best_ms']:.2f}",
-                *(row["to_95"][k] or f"over {len(row['curves_s'][k])}" for k in ("cold", "warm")),
+                f"{1 / row['best']:.2f}",
+                *(
+                    f"over {len(row['curves'][k]) - 1}" if (n := row["to_95"][k]) is None else n - 1
+                    for k in ("cold", "warm")
+                ),
             )
             for row in rows
         ),
     )
     found = {"machine": machine(["tvm"]), "sizes": args.sizes, "trials": args.trials, "rows": rows}
-    path = write("tuning-transfer", parse_size(there), found, args.output)
+    path = write(f"tuning-transfer-{args.graph}", parse_size(there), found, args.output)
     console.print(f"written: {path}", soft_wrap=True)
 
 
 def _curve(store: Store, task: Record) -> list[float]:
-    """The best time after each measurement of a task."""
-    best, found = float("inf"), []
-    for record in store.read().records:
-        if record.task == task.task and record.origin != DEFAULT:
-            best = min(best, record.time)
+    """The best time after each schedule of a task, in those of the default schedule, which is the first.
+
+    Of the same run's: from run to run the machine's speed changes more than the schedules.
+    """
+    mine = [record for record in store.read().records if record.task == task.task]
+    default = next((record.time for record in mine if record.origin == DEFAULT and record.seconds), None)
+    if default is None:
+        return []
+    best, found = 1.0, [1.0]
+    for record in mine:
+        if record.searched:
+            best = min(best, record.time / default)
             found.append(best)
     return found
 
