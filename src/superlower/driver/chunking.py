@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from superlower.errors import BadInputError
 from superlower.program import analysis
@@ -36,6 +36,7 @@ class Chunking:
     look_ahead: int | None
     predicted_bytes: int
     tiles: int = 1
+    _: KW_ONLY
     tile_overlap: int | None = None
     tile_pixels: float | None = None
     process_bytes: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import msgspec
 from superlower.backends.process import build_in_subprocess
 from superlower.bundle.bundle import Bundle
 from superlower.driver.entrants import Entrant, exhaust, opened
+from superlower.driver.process_size import peak_bytes
 from superlower.driver.speed import back_and_forth
 
 TIMEOUT_S = 1800.0
@@ -74,12 +74,3 @@ def run(fields: Mapping[str, object], _workdir: Path) -> dict[str, object]:
         "first_ms": 1000 * (first - loaded),
         "peak_bytes": peak_bytes(),
     }
-
-
-def peak_bytes() -> int | None:
-    """The most that this process has had resident; None where the system doesn't tell."""
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return None
-    return 1024 * int(found[1]) if found else None

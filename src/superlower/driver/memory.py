@@ -14,6 +14,7 @@ import onnx_ir as ir
 from superlower.backends.registry import backend as backend_of
 from superlower.driver.allocation import Trace, arena, packed
 from superlower.driver.layouts import Lowering, OnnxRuntimeLowering, OpenVinoLowering, weight_bytes
+from superlower.driver.process_size import process_bytes
 from superlower.ir import clone, infer_shapes, io_shapes
 from superlower.program import analysis
 from superlower.program.model import Frame, TemporalModel
@@ -30,7 +31,7 @@ class Runtime:
     Attributes:
         lowering: layouts, copies and fusions.
         allocator: where tensors lie.
-        process: bytes of a process that has loaded superlower and the runtime.
+        process: bytes of a process that has loaded superlower and the runtime, where it can't be measured.
         engine: of an engine, whatever it holds.
         kernel: of one elementwise kernel: those are compiled one by one.
         weights: times a graph's weights, as an engine keeps them.
@@ -155,8 +156,9 @@ def predict(
     runtime = RUNTIMES[backend]
     engines = sum(engine_memory(graph, backend, area).total for graph in model.graphs.values())
     largest = max(weight_bytes(graph, area) for graph in model.graphs.values())
+    measured = process_bytes(backend)
     return Peak(
-        runtime.process,
+        runtime.process if measured is None else measured - runtime.engine,
         engines + round(runtime.loading * largest),
         analysis.peak_bytes(model.program, frames, height, width, in_flight),
     )

@@ -169,7 +169,16 @@ class _Search:
         overlap = self._margin if tiles > 1 else None
         ahead = None if way.chunk is None else self._ahead
         peak = self.peak(way)
-        cut = Chunking(way.chunk, ahead, peak.streams, tiles, overlap, peak.total, self.encoder_ahead)
+        cut = Chunking(
+            way.chunk,
+            ahead,
+            peak.streams,
+            tiles,
+            tile_overlap=overlap,
+            tile_pixels=way.tile_work if tiles > 1 else None,
+            process_bytes=peak.total,
+            encoder_ahead=self.encoder_ahead,
+        )
         return Plan(way.tile, way.rows, way.columns, cut, way.work, peak)
 
     @cached_property
