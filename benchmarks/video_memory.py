@@ -75,7 +75,7 @@ def main() -> int:
     except SuperlowerError as error:
         return fail(error)
     result = msgspec.convert(told["result"], type=dict[str, object])
-    cut = msgspec.convert(result["chunking"], type=dict[str, int | None])
+    cut = msgspec.convert(result["chunking"], type=dict[str, int | float | None])
     predicted = cut["process_bytes"] or 0
     console.print(
         f"{given.clip}, {sample.height}x{sample.width} to {frame.scale * sample.height}x"
