@@ -11,13 +11,12 @@ import numpy as np
 
 from superlower.backends.base import Artifact
 from superlower.backends.registry import backend
-from superlower.bundle.bundle import Bundle
-from superlower.runtime.load import open_runners
+from superlower.driver import compile, upscale
 
 ARTIFACTS = "artifacts.json"
 
-LOADED = Bundle, open_runners
-"""What upscaling imports too."""
+LOADED = compile, upscale
+"""What the command line imports too."""
 
 
 def main() -> None:

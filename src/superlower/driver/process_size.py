@@ -23,18 +23,15 @@ import superlower
 from superlower.backends.base import Artifact, BuildOptions
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.registry import backend as backend_of
+from superlower.driver.engine_cache import own_code
 from superlower.driver.small_graphs import CHANNELS, SmallGraph
 from superlower.errors import SuperlowerError
 from superlower.folders import cache_folder
-from superlower.runtime.load import open_runners
 from superlower.targets.catalog import target
 from superlower.targets.detect import cpu_flags
 
 SIDE = 8
 TIMEOUT_S = 120.0
-
-LOADED = (open_runners,)
-"""What upscaling imports is in the measured process, too."""
 
 
 @cache
@@ -47,7 +44,7 @@ def process_bytes(name: str) -> int | None:
     if backend.missing() is not None:
         return None
     facts = {
-        "superlower": superlower.__version__,
+        "superlower": f"{superlower.__version__} {own_code()}",
         "python": sys.version,
         "kernel": platform.release(),
         "processor": " ".join(sorted(cpu_flags())),
@@ -83,6 +80,10 @@ def _measured(name: str) -> int | None:
 
 def run(fields: Mapping[str, object], folder: Path) -> dict[str, object]:
     """The child's side."""
+    # The process is to be that of the command line, which has all verbs.
+    import superlower.driver.compile
+    import superlower.driver.upscale  # noqa: F401
+
     artifact = msgspec.convert(fields["artifact"], Artifact)
     session = backend_of(str(fields["backend"])).load(artifact, folder)
     try:
