@@ -301,3 +301,14 @@ def test_a_pruned_checkpoint_exports_to_smaller_graphs(tmp_path: Path, caller) -
 def test_egvsr_is_pruned_alike() -> None:
     network = Egvsr().network(request(64, 64, options={"blocks": "2"}))
     assert [group.producer for group in groups(network)] == [f"srnet.resblocks.{i}.conv.0" for i in (0, 1)]
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    """A run of a few steps hardly moves: Adam's first ones go by the rate alone, whatever the gradients are."""
+    long = [Recipe(steps=1000, learning_rate=1.0).rate(step) for step in range(1000)]
+    assert long[0] == pytest.approx(0.02)
+    assert long[:50] == sorted(long[:50])
+    assert max(long) == pytest.approx(1, abs=0.01)
+    assert long[50:] == sorted(long[50:], reverse=True)
+    assert long[-1] < 1e-5
+    assert max(Recipe(steps=8, learning_rate=1.0).rate(step) for step in range(8)) < 0.1

@@ -25,6 +25,9 @@ from superlower.frontends.quiet import quiet
 _EPSILON = 1e-3
 """Of the Charbonnier loss sqrt(d^2 + epsilon^2): a quarter of an 8-bit step, as errors below don't show."""
 
+WARM_UP = 50
+"""Steps over which the learning rate rises: Adam's first ones move every weight by it, whichever way."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -33,7 +36,7 @@ class Recipe:
     Attributes:
         steps: of Adam (betas 0.9, 0.99).
         batch: clips a step.
-        learning_rate: of the first step; it falls to 0 along half a cosine.
+        learning_rate: at most; it rises over `WARM_UP` steps, and falls to 0 along half a cosine.
         truth, states: weights of the losses against the ground truth and against the teacher's hidden states
             (in their standard deviations); that against the teacher's outputs is 1.
         seed: of the clips drawn, and how they are mirrored, transposed and reversed.
@@ -45,6 +48,11 @@ class Recipe:
     truth: float = 0.2
     states: float = 0.02
     seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        falling = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.learning_rate * falling * min(1.0, (step + 1) / WARM_UP)
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,7 @@ class Distillation:
         """Learn from one batch; its loss, before."""
         loss = self._loss(*self._draw())
         for group in self._optimizer.param_groups:
-            done = self.step / self.recipe.steps
-            group["lr"] = self.recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+            group["lr"] = self.recipe.rate(self.step)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
