@@ -304,7 +304,7 @@ def test_egvsr_is_pruned_alike() -> None:
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    """A run of a few steps hardly moves: Adam's first ones go by the rate alone, whatever the gradients are."""
+    """A run of a few steps hardly moves: Adam's first ones go by the rate, whatever the gradients are."""
     long = [Recipe(steps=1000, learning_rate=1.0).rate(step) for step in range(1000)]
     assert long[0] == pytest.approx(0.02)
     assert long[:50] == sorted(long[:50])

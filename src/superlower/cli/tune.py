@@ -11,7 +11,7 @@ import typer
 from superlower.backends.tvm.tuning import store
 from superlower.backends.tvm.tuning.journal import Event, TaskLine
 from superlower.backends.tvm.tuning.store import Measurements, Store
-from superlower.backends.tvm.tuning.tuner import Result
+from superlower.backends.tvm.tuning.request import Result
 from superlower.cli.common import (
     Bars,
     DryRun,

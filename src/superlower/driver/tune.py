@@ -21,7 +21,7 @@ from superlower.backends.registry import backend
 from superlower.backends.tvm.backend import Tvm, cores, tvm_target
 from superlower.backends.tvm.tuning import journal, tuner
 from superlower.backends.tvm.tuning.journal import Event
-from superlower.backends.tvm.tuning.tuner import Request, Result
+from superlower.backends.tvm.tuning.request import Request, Result
 from superlower.driver.building import Job, legal_graph
 from superlower.driver.progress import Progress, Silent
 from superlower.errors import BadInputError, MissingSdkError
