@@ -10,8 +10,8 @@ import typer
 
 from superlower.backends.tvm.tuning import store
 from superlower.backends.tvm.tuning.journal import Event, TaskLine
-from superlower.backends.tvm.tuning.store import Measurements, Store
 from superlower.backends.tvm.tuning.request import Result
+from superlower.backends.tvm.tuning.store import Measurements, Store
 from superlower.cli.common import (
     Bars,
     DryRun,
