@@ -6,7 +6,6 @@ See benchmarks/README.md.
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from superlower.bundle.bundle import Bundle
 from superlower.cli.common import Bars, console, parse_size, print_table
 from superlower.driver.memory import RUNTIMES, legalized, predict
+from superlower.driver.process_size import peak_bytes
 from superlower.errors import SuperlowerError
 from superlower.program.tiles import Tile, tiles
 from superlower.runtime.load import open_runners
@@ -76,9 +76,9 @@ def child(folder: Path, backend: str, what: str) -> int:
             for kept in tiled.run(frames, total=FRAMES):
                 for _ in kept:
                     pass
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = peak_bytes()
     assert found is not None
-    print(1024 * int(found[1]))
+    print(found)
     return 0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from common import fail, machine, start_with_threads, write
 from numpy.typing import NDArray
 
+from superlower.backends.openvino_deform import shared_core
 from superlower.bundle.bundle import VARIANT_FOLDER, Bundle
 from superlower.cli.common import Bars, console, print_table
 from superlower.driver.calibrate import CALIBRATION_FRAMES, calibration_footage
@@ -88,15 +89,13 @@ def main() -> int:
 
 
 def _measure(given: argparse.Namespace) -> int:
-    import openvino
-
     bundle = Bundle.open(given.bundle)
     variants = {v.precision: v for v in bundle.manifest.variants if v.backend == "openvino"}
     if not {Precision.FP32, Precision.INT8} <= variants.keys():
         raise BadInputError(f"{given.bundle} has no fp32 and int8 engines of openvino: compile both into it")
     record = variants[Precision.INT8].quantization
     assert record is not None
-    core, program = openvino.Core(), bundle.program
+    core, program = shared_core(), bundle.program
 
     def models(precision: Precision) -> dict[str, Any]:
         place = bundle.folder / VARIANT_FOLDER / variants[precision].name

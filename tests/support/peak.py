@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from superlower.backends.base import Artifact
 from superlower.backends.registry import backend
 from superlower.driver import compile, upscale
+from superlower.driver.process_size import peak_bytes
 
 ARTIFACTS = "artifacts.json"
 
@@ -32,9 +32,9 @@ def main() -> None:
             made = session.run(feeds)
         nbytes = sum(a.nbytes for a in feeds.values()) + 2 * sum(a.nbytes for a in made.values())
         callers = max(callers, nbytes)
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = peak_bytes()
     assert found is not None
-    print(1024 * int(found[1]), callers)
+    print(found, callers)
 
 
 if __name__ == "__main__":

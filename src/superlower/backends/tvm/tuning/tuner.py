@@ -232,12 +232,12 @@ class _Run:
         if self._asked.dry or not total:
             return
         self._journal.tell(Event(stage="measuring the fastest again", total=total))
-        for key, traces in rivals.items():
-            if traces:
-                self._take_turns(self._tasks[key], traces)
+        for key, candidates in rivals.items():
+            if candidates:
+                self._take_turns(self._tasks[key], candidates)
 
-    def _rivals(self, task: Task) -> list[str]:
-        """Traces that were faster than the default, too few times to be sure, the fastest first."""
+    def _rivals(self, task: Task) -> list[Candidate]:
+        """Schedules that were faster than the default, too few times to be sure, the fastest first."""
         schedules = by_schedule(self._known(task))
         default = estimate(schedules.get((self._asked.device, ""), []))
         faster = [
@@ -245,28 +245,22 @@ class _Run:
             for (_, trace), one in schedules.items()
             if trace and len(one) < SURE and min(record.time for record in one) < default
         ]
-        return [trace for _, trace in sorted(faster, key=lambda pair: estimate(pair[0]))][:RIVALS]
+        faster.sort(key=lambda pair: estimate(pair[0]))
+        return [Candidate(trace, AGAIN) for _, trace in faster[:RIVALS]]
 
-    def _take_turns(self, task: Task, traces: Sequence[str]) -> None:
-        built = self._threads.map(
-            lambda pair: self._build(task, pair[0], Candidate(pair[1], AGAIN)), enumerate(traces)
-        )
-        libraries = {"": self._defaults_library}
-        for trace, (library, reply) in zip(traces, built, strict=True):
-            if reply is not None and not reply.error:
-                libraries[trace] = library
+    def _take_turns(self, task: Task, candidates: Sequence[Candidate]) -> None:
+        built = self._built(task, candidates)
+        turns = [(candidate, library) for candidate, library, reply in built if not reply.error]
         for _ in range(SURE):
-            for trace, library in libraries.items():
+            for candidate, library in [(Candidate("", DEFAULT), self._defaults_library), *turns]:
                 if self._left_s() <= 0:
                     return
-                reply = self._run(task, str(library))
-                self._keep(task, Candidate(trace, AGAIN if trace else DEFAULT), reply)
+                self._keep(task, candidate, self._run(task, str(library)))
                 self._journal.tell(Event(measured=1))
 
     def _measure(self, one: TaskSearch, candidates: Sequence[Candidate]) -> list[tuple[Candidate, Reply]]:
         """Build side by side, then measure one after another, or on as many devices as the farm has."""
-        built = list(self._threads.map(lambda pair: self._build(one.task, *pair), enumerate(candidates)))
-        ready = [(c, library, reply) for c, (library, reply) in zip(candidates, built, strict=True) if reply]
+        ready = self._built(one.task, candidates)
 
         def measured(entry: tuple[Candidate, Path, Reply]) -> tuple[Candidate, Reply] | None:
             candidate, library, reply = entry
@@ -281,6 +275,11 @@ class _Run:
         if self._runners.count > 1:
             return [found for found in self._threads.map(measured, ready) if found is not None]
         return [found for found in map(measured, ready) if found is not None]
+
+    def _built(self, task: Task, candidates: Sequence[Candidate]) -> list[tuple[Candidate, Path, Reply]]:
+        """Built side by side; those that the end of the run cut short are left out."""
+        built = list(self._threads.map(lambda pair: self._build(task, *pair), enumerate(candidates)))
+        return [(c, library, reply) for c, (library, reply) in zip(candidates, built, strict=True) if reply]
 
     def _build(self, task: Task, place: int, candidate: Candidate) -> tuple[Path, Reply | None]:
         library = self._folder / f"{task.key}-{place}.so"
