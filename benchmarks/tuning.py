@@ -94,16 +94,12 @@ def naive(graph: ir.Model, folder: Path, threads: int) -> Session:
 
 def _build_naive(folder: Path, threads: int) -> None:
     os.environ["TVM_USE_RUNTIME_LIB"] = "0"
-    import tvm
-
     from superlower.backends.tvm import build, engine
-    from superlower.backends.tvm.schedule import cpu_target
+    from superlower.backends.tvm.processors import Cpu
 
-    wanted = tvm_target(target(TARGET), BuildOptions(threads=threads))
-    where, _ = cpu_target(wanted)
-    module = build.fused(ir.load(folder / "graph.onnx"), wanted)
-    with where, tvm.transform.PassContext(opt_level=3):
-        tvm.compile(module, where).export_library(str(folder / engine.LIBRARY))
+    where = Cpu(tvm_target(target(TARGET), BuildOptions(threads=threads)))
+    module = build.fused(ir.load(folder / "graph.onnx"), where)
+    where.compiled(module).export_library(str(folder / engine.LIBRARY))
 
 
 def gain(args: argparse.Namespace) -> None:

@@ -96,7 +96,7 @@ def as_loops(mod: Any) -> Any:
     for name, function in list(mod.functions_items()):
         if isinstance(function, tirx.PrimFunc):
             text = re.sub(r'T\.thread_binding\((.*?), thread="[^"]*"\)', r"T.serial(\1)", function.script())
-            text = re.sub(r', scope="(shared|local)"', "", text)
+            text = re.sub(r', scope="(shared|local|wmma\.[a-z_]+)"', "", text)
             assert "threadIdx" not in text
             mod[name] = tvm.script.from_source(text)
     return mod

@@ -19,6 +19,7 @@ from superlower.backends.base import BuildOptions
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.registry import backend
 from superlower.backends.tvm.backend import Tvm, cores, tvm_target
+from superlower.backends.tvm.engine import nvidia_names
 from superlower.backends.tvm.tuning import journal, tuner
 from superlower.backends.tvm.tuning.journal import Event
 from superlower.backends.tvm.tuning.request import Request, Result
@@ -88,7 +89,7 @@ def tune(
 
     Args:
         database: folder that measurements are added to.
-        threads: CPU threads of an engine; 0 for the machine's cores.
+        threads: CPU threads of an engine, or that build candidates for a GPU; 0 for the machine's cores.
         transfer: start from the best schedules of like tasks.
         on_event: called with each step.
 
@@ -101,11 +102,6 @@ def tune(
     started = time.time()
     if (reason := missing()) is not None:
         raise MissingSdkError(reason)
-    if target.kind != "cpu":
-        raise BadInputError(
-            f"superlower tune searches schedules for CPUs so far, and {target.name} is none: compile it with "
-            f"the default schedules"
-        )
     if precision is Precision.INT8:
         raise BadInputError("int8 graphs are made by compile's calibration: tune for fp32 or fp16")
     sdk.require_served(Tvm(), target, precision)
@@ -128,8 +124,9 @@ def tune(
             graphs=tuple(files),
             target=tvm_target(target, BuildOptions(threads=threads)),
             database=str(database.resolve()),
-            device=target.title if farm is None else f"{farm.key} (farm)",
-            threads=threads or cores(),
+            device=_device(target) if farm is None else f"{farm.key} (farm)",
+            threads=(threads or cores()) if target.kind == "cpu" else 0,
+            builders=threads or cores(),
             trials=limits.trials,
             until=until,
             seed=seed,
@@ -149,6 +146,14 @@ def tune(
                 env={"TVM_USE_RUNTIME_LIB": "0", "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1"},
             )
     return msgspec.convert(found, Result)
+
+
+def _device(target: Target) -> str:
+    """What measures on this machine, in words: a GPU by its own name, as several are of one architecture."""
+    if target.kind != "nvidia-gpu":
+        return target.title
+    names = nvidia_names()
+    return names[0] if names else target.title
 
 
 @contextmanager

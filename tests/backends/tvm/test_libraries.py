@@ -103,7 +103,13 @@ def test_which_runtime_serves(
     made: list[str] = []
     monkeypatch.setattr(libraries, "driver_version", lambda: driver)
     monkeypatch.setattr(libraries, "_load", lambda *names: True)
-    monkeypatch.setattr(libraries, "_load_made", lambda folder, name, source, versioned: made.append(source))
+
+    def stand_in(folder: Path, name: str, source: str, *, versioned: bool) -> Path:
+        made.append(source)
+        return folder / name
+
+    monkeypatch.setattr(libraries, "_made", stand_in)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: None)
     assert bool(libraries.provide_runtime(gpus)) == old
     assert bool(made) == old
 

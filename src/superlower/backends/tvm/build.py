@@ -6,7 +6,7 @@ ONNX -> Relax -> fused primitive functions -> scheduled -> shared library
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import onnx_ir as ir
 from superlower.backends import limits, probe, sdk, tables
 from superlower.backends.base import NodeSupport
 from superlower.backends.tvm.engine import LIBRARY
-from superlower.backends.tvm.schedule import cpu_target, schedule_module
-from superlower.errors import BuildFailedError, UnsupportedOperatorError
+from superlower.backends.tvm.processors import Cuda, Processor, Scheduled, processor
+from superlower.errors import UnsupportedOperatorError
 from superlower.ir import infer_shapes, serialize
 
 
@@ -48,23 +48,45 @@ def build(request: dict[str, object], workdir: Path) -> dict[str, object]:
         BuildFailedError: the CUDA compiler failed.
     """
     asked = msgspec.convert(request, Request)
-    facts: dict[str, object] = {"opt_level": asked.opt_level, "tuned": "no"}
-    for_gpu = asked.target.get("kind") == "cuda"
-    if for_gpu:
-        # Before TVM is imported: it binds its CUDA runtime then or never.
-        from superlower.backends.tvm import cuda, libraries
+    # Before TVM is imported.
+    where = processor(asked.target, workdir, asked.archs)
+    from superlower.backends.tvm.tuning.apply import apply_records
 
-        compiler = cuda.find_compiler(asked.archs, workdir)
-        libraries.provide_runtime()
-        stand_in = libraries.provide_driver(workdir)
-        facts |= {"compiler": compiler.name, "arch": ",".join(asked.archs), "holds": compiler.holds}
-        facts |= {"driver": stand_in} if stand_in else {}
-    model = ir.load(asked.model)
-    if for_gpu:
-        facts |= _build_cuda(_imported(model), asked, compiler.compile, workdir)
-    else:
-        facts |= _build_cpu(model, asked, workdir)
-    return facts
+    module = fused(ir.load(asked.model), where, asked.opt_level)
+    module, used = apply_records(module, asked.target, asked.tuning)
+    made = where.scheduled(module)
+    where.compiled(made.module, asked.opt_level).export_library(str(workdir / LIBRARY))
+    facts: dict[str, object] = {"opt_level": asked.opt_level, **used}
+    return facts | (_of_gpu(where, asked, made) if isinstance(where, Cuda) else _of_cpu(asked, made))
+
+
+def _of_gpu(where: Cuda, asked: Request, made: Scheduled) -> dict[str, object]:
+    print("tiled convolutions:", ", ".join(made.tiled) or "none")
+    return {
+        "compiler": where.compiler.name,
+        "arch": ",".join(asked.archs),
+        "holds": where.compiler.holds,
+        "device_code_bytes": where.device_code_bytes,
+        "tiled_convolutions": len(made.tiled),
+        **({"driver": where.driver} if where.driver else {}),
+    }
+
+
+def _of_cpu(asked: Request, made: Scheduled) -> dict[str, object]:
+    import tvm
+    from tvm.target import codegen
+
+    print("without a default schedule:", ", ".join(made.left) or "none")
+    features = frozenset(codegen.llvm_get_cpu_features(tvm.target.Target(asked.target)))
+    return {
+        "mcpu": str(asked.target.get("mcpu", "generic")),
+        "cpu_features": " ".join(sorted(features & CHECKED_FEATURES)),
+        "unscheduled_functions": len(made.left),
+    }
+
+
+CHECKED_FEATURES = frozenset({"avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"})
+"""Features that LLVM and /proc/cpuinfo call by one name; an engine crashes on a processor without its own."""
 
 
 def coverage(request: dict[str, object], workdir: Path) -> dict[str, object]:
@@ -122,8 +144,8 @@ def _imported(model: ir.Model) -> Any:
     return accumulate_in_float32(tvm.ir.transform.Sequential(prepare)(module))
 
 
-def fused(model: ir.Model, target: Mapping[str, Any], opt_level: int = 3) -> Any:
-    """A graph as the fused functions that its build for a CPU schedules, and tuning tunes.
+def fused(model: ir.Model, where: Processor, opt_level: int = 3) -> Any:
+    """A graph as the fused functions that its build schedules, and tuning tunes.
 
     Raises:
         UnsupportedOperatorError: TVM's importer refuses a node.
@@ -131,67 +153,6 @@ def fused(model: ir.Model, target: Mapping[str, Any], opt_level: int = 3) -> Any
     import tvm
     from tvm import relax
 
-    module = _imported(model)
-    with cpu_target(target)[0], tvm.transform.PassContext(opt_level=opt_level):
+    module = where.laid_out(_imported(model))
+    with where.target, tvm.transform.PassContext(opt_level=opt_level):
         return relax.get_pipeline("zero")(module)
-
-
-def _build_cpu(model: ir.Model, asked: Request, workdir: Path) -> dict[str, object]:
-    import tvm
-    from tvm.target import codegen
-
-    from superlower.backends.tvm.tuning.apply import apply_records
-
-    target, vectors = cpu_target(asked.target)
-    module = fused(model, asked.target, asked.opt_level)
-    module, used = apply_records(module, asked.target, asked.tuning)
-    module, left = schedule_module(module, vectors)
-    with target, tvm.transform.PassContext(opt_level=asked.opt_level):
-        tvm.compile(module, target).export_library(str(workdir / LIBRARY))
-    features = frozenset(codegen.llvm_get_cpu_features(tvm.target.Target(asked.target)))
-    needs = " ".join(sorted(features & CHECKED_FEATURES))
-    print("without a default schedule:", ", ".join(left) or "none")
-    return {
-        "mcpu": str(asked.target.get("mcpu", "generic")),
-        "cpu_features": needs,
-        "unscheduled_functions": len(left),
-        **used,
-    }
-
-
-CHECKED_FEATURES = frozenset({"avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"})
-"""Features that LLVM and /proc/cpuinfo call by one name; an engine crashes on a processor without its own."""
-
-
-def _build_cuda(
-    module: Any, asked: Request, compile_source: Callable[[str], bytes], workdir: Path
-) -> dict[str, object]:
-    """Compile with default GPU schedules, which bind every loop nest to blocks and threads."""
-    import tvm
-    import tvm_ffi
-    from tvm import relax
-
-    from superlower.backends.tvm.gpu_schedule import schedule_module, unbound
-    from superlower.backends.tvm.layout import weights_channels_last
-
-    binaries = []
-
-    def callback(code: str) -> bytearray:
-        binaries.append(compile_source(code))
-        return bytearray(binaries[-1])
-
-    tvm_ffi.register_global_func("tvm_callback_cuda_compile", callback, override=True)
-    # The oldest architecture's code is CUDA C++ that every later one compiles too.
-    target = tvm.target.Target({**asked.target, "arch": asked.archs[0]}, host={"kind": "llvm"})
-    with target, tvm.transform.PassContext(opt_level=asked.opt_level):
-        module = relax.get_pipeline("zero")(weights_channels_last(module))
-        module, tiled = schedule_module(module, target)
-        if left := unbound(module):
-            raise BuildFailedError(f"no GPU schedule for {', '.join(left)}: its loops would run on the host")
-        executable = tvm.compile(module, target)
-    if not binaries:
-        # TVM falls back to source without a word when its CUDA runtime library doesn't load.
-        raise BuildFailedError("TVM kept CUDA source instead of a binary: libtvm_runtime_cuda.so didn't load")
-    executable.export_library(str(workdir / LIBRARY))
-    print("tiled convolutions:", ", ".join(tiled) or "none")
-    return {"device_code_bytes": sum(map(len, binaries)), "tiled_convolutions": len(tiled)}

@@ -8,11 +8,13 @@ its window of the input are loaded once a block, and each thread keeps a tile of
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any
+from typing import Any, Protocol
 
 from superlower.backends.tvm import blocks
+from superlower.backends.tvm.schedule import is_scheduled
 
 WARP = 32
 CHANNELS_A_THREAD = 8
@@ -85,7 +87,7 @@ def _fit(extent: int, most: int) -> int:
 
 
 def schedule_module(mod: Any, target: Any) -> tuple[Any, list[str]]:
-    """Schedule every primitive function of an IRModule for a CUDA target.
+    """Schedule every primitive function of an IRModule that isn't scheduled yet, for a CUDA target.
 
     Returns:
         The module, and the names of the convolutions tiled here.
@@ -96,7 +98,7 @@ def schedule_module(mod: Any, target: Any) -> tuple[Any, list[str]]:
 
     tiled = []
     for name, function in list(mod.functions_items()):
-        if not isinstance(function, tirx.PrimFunc):
+        if not isinstance(function, tirx.PrimFunc) or is_scheduled(function):
             continue
         try:
             mod[name] = schedule_convolution(function)
@@ -175,7 +177,7 @@ def unbound(mod: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Roles:
+class Roles:
     """Which axis of a convolution's block is which, as positions among its axes.
 
     Attributes:
@@ -208,6 +210,19 @@ class _Roles:
 def schedule_convolution(function: Any) -> Any:
     """A scheduled copy of a primitive function that is one convolution, with what is fused to it.
 
+    Raises:
+        ScheduleError: it isn't one: grouped convolutions, matrix products and poolings aren't.
+    """
+    from tvm import s_tir
+
+    schedule = s_tir.Schedule(function)
+    apply_schedule(schedule, _Chosen())
+    return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
+
+
+def apply_schedule(schedule: Any, tiles: Tiles) -> None:
+    """Apply the rules to a schedule's function.
+
     for block of channels x rows x columns:                     # blockIdx
       for group, line, lane:                                    # threadIdx
         sums[channels a thread, rows a thread] = 0
@@ -217,12 +232,10 @@ def schedule_convolution(function: Any) -> Any:
         output = epilogue(sums)
 
     Raises:
-        ScheduleError: it isn't one: grouped convolutions, matrix products and poolings aren't.
+        ScheduleError: it isn't one convolution, with what is fused to it.
     """
-    from tvm import s_tir
     from tvm.s_tir.schedule import ScheduleError
 
-    schedule = s_tir.Schedule(function)
     found = schedule.get_child_blocks(schedule.get_sblock("root"))
     if not all(blocks.is_plain(schedule, block) for block in found):
         raise ScheduleError("a block's loops aren't its axes")
@@ -242,11 +255,10 @@ def schedule_convolution(function: Any) -> Any:
     left = {blocks.name(schedule, block) for block in schedule.get_child_blocks(schedule.get_sblock("root"))}
     if len(left) != 4:
         raise ScheduleError("more is computed than the convolution and what is fused to it")
-    _tile(schedule, sums[0], epilogue, shared, roles)
-    return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
+    _tile(schedule, sums[0], epilogue, shared, roles, tiles)
 
 
-def _roles(body: Any) -> _Roles | None:
+def _roles(body: Any) -> Roles | None:
     from tvm import sym
 
     axes = [axis.var for axis in body.iter_vars]
@@ -270,7 +282,7 @@ def _roles(body: Any) -> _Roles | None:
     slides = any(len(dim) > 1 for dim in strides[0])
     if len(channels) != 1 or len(channels) + len(pixels) != len(output) or len(pixels) < 2 or not slides:
         return None
-    return _Roles(
+    return Roles(
         channel=channels[0],
         pixels=tuple(pixels),
         inner=sums[0],
@@ -292,7 +304,7 @@ def _inline_producers(schedule: Any, copy: Any) -> None:
             schedule.compute_inline(block)
 
 
-def _chunk(roles: _Roles, sizes: dict[int, int]) -> int:
+def _chunk(roles: Roles, sizes: dict[int, int]) -> int:
     """Input channels a block loads at a time: a divisor whose tiles fit into SHARED_BYTES."""
 
     def size(channels: int) -> int:
@@ -304,47 +316,92 @@ def _chunk(roles: _Roles, sizes: dict[int, int]) -> int:
     return max(fitting, default=1)
 
 
-def _tile(schedule: Any, block: Any, epilogue: Any, shared: list[Any], roles: _Roles) -> None:
-    down, across = roles.pixels[-2:]
-    batch = prod(roles.extents[i] for i in roles.pixels[:-2])
-    made = tile(roles.extents[roles.channel], roles.extents[down], roles.extents[across], batch)
-    sizes = dict(zip((roles.channel, down, across), made.sizes, strict=True))
-    sizes |= {tap: roles.extents[tap] for tap in roles.taps}
+@dataclass(frozen=True)
+class Cut:
+    """A tile as the loops that it is made of, outermost first.
 
+    Attributes:
+        channels, rows: over blocks, over threads, and over what a thread holds, in one loop or several.
+        columns: over blocks, over threads.
+        threads: factors that a block's loads are shared out by, along channels, rows and columns.
+        lanes: weights that a thread loads at a time.
+        chunk: splits the loop over input channels, into those over chunks and over a chunk's channels.
+    """
+
+    channels: Sequence[Any]
+    rows: Sequence[Any]
+    columns: Sequence[Any]
+    threads: Sequence[Any]
+    lanes: int
+    chunk: Callable[[Any], Sequence[Any]]
+
+
+class Tiles(Protocol):
+    """Chooses tiles."""
+
+    def cut(self, schedule: Any, roles: Roles, loops: Sequence[Any]) -> Cut:
+        """Split the loops over channels, rows and columns."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The default tiles."""
+
+    def cut(self, schedule: Any, roles: Roles, loops: Sequence[Any]) -> Cut:
+        down, across = roles.pixels[-2:]
+        batch = prod(roles.extents[i] for i in roles.pixels[:-2])
+        axes = (roles.channel, down, across)
+        channels, rows, columns = (roles.extents[axis] for axis in axes)
+        made = tile(channels, rows, columns, batch)
+        sizes = dict(zip(axes, made.sizes, strict=True)) | {tap: roles.extents[tap] for tap in roles.taps}
+        chunk = _chunk(roles, sizes)
+        return Cut(
+            schedule.split(loops[0], factors=[None, made.groups, made.channels]),
+            schedule.split(loops[1], factors=[None, made.lanes[0], made.rows]),
+            schedule.split(loops[2], factors=[None, made.lanes[1]]),
+            (made.groups, *made.lanes),
+            VECTOR_BYTES // roles.itemsize if channels % made.sizes[0] == 0 else 1,
+            lambda loop: schedule.split(loop, factors=[None, chunk]),
+        )
+
+
+def _tile(
+    schedule: Any, block: Any, epilogue: Any, shared: Sequence[Any], roles: Roles, tiles: Tiles
+) -> None:
+    down, across = roles.pixels[-2:]
     schedule.set_scope(block, 0, "local")
     loops = schedule.get_loops(epilogue)
-    channel, group, held = schedule.split(loops[roles.channel], factors=[None, made.groups, made.channels])
-    row, line, tall = schedule.split(loops[down], factors=[None, made.lanes[0], made.rows])
-    column, lane = schedule.split(loops[across], factors=[None, made.lanes[1]])
+    cut = tiles.cut(schedule, roles, (loops[roles.channel], loops[down], loops[across]))
+    (channel, group, *held), (row, line, *tall), (column, lane) = cut.channels, cut.rows, cut.columns
     others = [loops[i] for i in roles.pixels[:-2]]
-    schedule.reorder(*others, channel, row, column, group, line, lane, held, tall)
+    schedule.reorder(*others, channel, row, column, group, line, lane, *held, *tall)
     schedule.bind(schedule.fuse(*others, channel), "blockIdx.z")
     schedule.bind(row, "blockIdx.y")
     schedule.bind(column, "blockIdx.x")
     schedule.bind(group, "threadIdx.z")
     schedule.bind(line, "threadIdx.y")
     schedule.bind(lane, "threadIdx.x")
-    for loop in (held, tall):
+    for loop in (*held, *tall):
         schedule.unroll(loop)
 
     schedule.compute_at(block, lane, preserve_unit_loops=True)
     count = len(roles.extents)
     own = schedule.get_loops(block)[-count:]
-    outer, inner = schedule.split(own[roles.inner], factors=[None, _chunk(roles, sizes)])
+    outer, inner = cut.chunk(own[roles.inner])
     taps = [own[i] for i in reversed(roles.taps)]
     output = [own[i] for i in (*roles.pixels[:-2], roles.channel, down, across)]
     schedule.reorder(outer, inner, *taps, *output)
     unrolled = taps if prod(roles.extents[i] for i in roles.taps) <= UNROLLED_TAPS else taps[-1:]
     for loop in (*unrolled, *output):
         schedule.unroll(loop)
-    whole = roles.extents[roles.channel] % made.sizes[0] == 0
-    for copy, lanes in zip(shared, (1, VECTOR_BYTES // roles.itemsize if whole else 1), strict=True):
+    for copy, lanes in zip(shared, (1, cut.lanes), strict=True):
         schedule.compute_at(copy, outer, preserve_unit_loops=True)
-        _load(schedule, copy, made, lanes)
+        _load(schedule, copy, cut.threads, lanes)
     schedule.decompose_reduction(block, outer)
 
 
-def _load(schedule: Any, copy: Any, made: Tile, lanes: int) -> None:
+def _load(schedule: Any, copy: Any, threads: Sequence[Any], lanes: int) -> None:
     """Share a copy among a block's threads, neighbours loading neighbours, some elements at a time."""
     loops = schedule.get_loops(copy)[-len(schedule.get(copy).iter_vars) :]
     last = int(schedule.get(loops[-1]).extent)
@@ -352,7 +409,7 @@ def _load(schedule: Any, copy: Any, made: Tile, lanes: int) -> None:
     if lanes > 1 and last % lanes == 0:
         every, lane = schedule.split(every, factors=[None, lanes])
         schedule.vectorize(lane)
-    _, group, line, thread = schedule.split(every, factors=[None, made.groups, *made.lanes])
+    _, group, line, thread = schedule.split(every, factors=[None, *threads])
     schedule.bind(group, "threadIdx.z")
     schedule.bind(line, "threadIdx.y")
     schedule.bind(thread, "threadIdx.x")

@@ -67,7 +67,7 @@ def provide_driver(folder: Path) -> str:
         return ""
     # 100 is CUDA_ERROR_NO_DEVICE.
     source = "".join(f"int {name}(void) {{ return 100; }}\n" for name in DRIVER)
-    _load_made(folder, "libcuda.so.1", source)
+    ctypes.CDLL(str(_made(folder, "libcuda.so.1", source)), ctypes.RTLD_GLOBAL)
     return "stand-in libcuda.so.1"
 
 
@@ -86,18 +86,51 @@ def provide_runtime(gpus: Sequence[int] = ()) -> str:
     Raises:
         MissingSdkError: neither is here, or a stand-in is needed and there is no C compiler.
     """
-    old = bool(gpus) and (min(gpus) < _FIRST_OF_13 or 0 < driver_version() < 13000)
-    if not old and _load("libcudart.so.13", *nvrtc.in_wheels("*/lib/libcudart.so.13")):
+    if _loads_thirteen(gpus):
         return ""
+    with tempfile.TemporaryDirectory(prefix="superlower-cudart-") as folder:
+        made = _stand_in(Path(folder), gpus)
+        ctypes.CDLL(str(made), ctypes.RTLD_GLOBAL)
+    return "stand-in libcudart.so.13, over CUDA 12's"
+
+
+def runtime_folder(folder: Path, gpus: Sequence[int]) -> Path | None:
+    """What another process needs in its library path, as it finds CUDA's runtime there when it loads TVM.
+
+    Args:
+        folder: existing, for a stand-in that lasts as long as the process.
+
+    Returns:
+        None where nothing is needed.
+
+    Raises:
+        MissingSdkError: as `provide_runtime`.
+    """
+    if not _loads_thirteen(gpus):
+        return _stand_in(folder, gpus).parent
+    wheels = nvrtc.in_wheels("*/lib/libcudart.so.13")
+    return Path(wheels[0]).parent if wheels else None
+
+
+def _loads_thirteen(gpus: Sequence[int]) -> bool:
+    """Whether CUDA 13's runtime serves the GPUs and is here; it is loaded then."""
+    return not _old(gpus) and _load("libcudart.so.13", *nvrtc.in_wheels("*/lib/libcudart.so.13"))
+
+
+def _old(gpus: Sequence[int]) -> bool:
+    return bool(gpus) and (min(gpus) < _FIRST_OF_13 or 0 < driver_version() < 13000)
+
+
+def _stand_in(folder: Path, gpus: Sequence[int]) -> Path:
+    """A libcudart.so.13 made in `folder` that passes calls on to CUDA 12's."""
     twelve = next(
         (name for name in (*nvrtc.in_wheels("*/lib/libcudart.so.12"), "libcudart.so.12") if _load(name)), None
     )
     if twelve is None:
-        wanted = "libcudart.so.12 (its GPU or driver is older than CUDA 13)" if old else "libcudart.so.13"
+        old = "libcudart.so.12 (its GPU or driver is older than CUDA 13)"
+        wanted = old if _old(gpus) else "libcudart.so.13"
         raise MissingSdkError(f"TVM's CUDA library needs {wanted}, which isn't here: pip install '{INSTALL}'")
-    with tempfile.TemporaryDirectory(prefix="superlower-cudart-") as folder:
-        _load_made(Path(folder), "libcudart.so.13", _forwarding(twelve), versioned=True)
-    return "stand-in libcudart.so.13, over CUDA 12's"
+    return _made(folder, "libcudart.so.13", _forwarding(twelve), versioned=True)
 
 
 def driver_version() -> int:
@@ -136,8 +169,8 @@ def _load(*names: str) -> bool:
     return False
 
 
-def _load_made(folder: Path, name: str, source: str, *, versioned: bool = False) -> None:
-    """Compile C source to a library of that name, its symbols of that version if asked, and load it."""
+def _made(folder: Path, name: str, source: str, *, versioned: bool = False) -> Path:
+    """Compile C source to a library of that name in a folder, its symbols of that version if asked."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise MissingSdkError(f"a stand-in for {name} needs a C compiler: install gcc")
@@ -147,4 +180,4 @@ def _load_made(folder: Path, name: str, source: str, *, versioned: bool = False)
     versions = [f"-Wl,--version-script={script}"] if versioned else []
     command = [compiler, "-O1", "-shared", "-fPIC", f"-Wl,-soname,{name}", *versions]
     subprocess.run([*command, "-o", str(library), str(code), "-ldl"], check=True)
-    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    return library

@@ -38,7 +38,7 @@ class Nvrtc:
         """A cubin from CUDA C++ that includes no more than TVM's preamble does.
 
         Raises:
-            MissingSdkError: the code wants cuda_fp16.h, and it isn't here.
+            MissingSdkError: the code wants cuda_fp16.h or mma.h, and it isn't here.
             BuildFailedError: a compiler error, quoted.
         """
         # TVM's preamble asks libcu++ for these; NVRTC has no standard headers of its own.
@@ -49,9 +49,11 @@ class Nvrtc:
         self.library.nvrtcCreateProgram(
             ctypes.byref(program), code.encode(), b"kernels.cu", len(headers), sources, names
         )
-        flags = [f"--gpu-architecture={arch}".encode(), b"--std=c++17"]
+        flags = [f"--gpu-architecture={arch}".encode(), b"--std=c++17", b"--disable-warnings"]
         if "cuda_fp16.h" in code:
             flags.append(f"--include-path={self._headers()}".encode())
+        if "mma.h" in code:
+            flags.append(f"--include-path={self._tensor_core_headers()}".encode())
         status = self.library.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
         log = self._text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace").strip()
         if log:
@@ -78,6 +80,20 @@ class Nvrtc:
                 return header.parent
         raise MissingSdkError(
             f"{self.name} needs cuda_fp16.h of CUDA {self.version[0]}, which isn't here: "
+            f"pip install 'superlower[tvm-cuda]'"
+        )
+
+    def _tensor_core_headers(self) -> Path:
+        """Folder of the crt/mma.h that mma.h includes: compiler's headers, which come with nvcc."""
+        toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
+        wheels = [Path(file).parents[1] for file in in_wheels("*/include/crt/mma.h")]
+        for folder in (*wheels, toolkit):
+            # CUDA 12's wheels have a folder each, those of 13 share one with the runtime's headers.
+            major = _major(folder / "cuda_runtime_api.h") or (12 if folder.parent.name == "cuda_nvcc" else 0)
+            if (folder / "crt" / "mma.h").is_file() and major == self.version[0]:
+                return folder
+        raise MissingSdkError(
+            f"{self.name} needs crt/mma.h of CUDA {self.version[0]} for tensor cores, which isn't here: "
             f"pip install 'superlower[tvm-cuda]'"
         )
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(Tvm().missing() is not None, reason=str(Tvm().mi
 
 def test_a_child_that_ends_is_replaced(tmp_path: Path) -> None:
     job = Run(library=str(tmp_path / "none.so"), function="f", arguments=(), reference="")
-    one = Worker("run", tmp_path / "log", {"TVM_USE_RUNTIME_LIB": "1"})
+    one = Worker("run", "cpu", tmp_path / "log", {"TVM_USE_RUNTIME_LIB": "1"})
     try:
         assert "none.so" in one.do(job, 60).error or one.do(job, 60).error
         child = one._child

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from superlower.backends import sdk
+from superlower.backends.tvm import tensor_cores
 from superlower.backends.tvm.schedule import is_scheduled
 from superlower.backends.tvm.tuning.store import Record, in_force, target_key
 from superlower.backends.tvm.tuning.tasks import key_of, normal
@@ -49,9 +50,11 @@ def replayed(function: Any, trace: str) -> Any:
     from tvm import s_tir
     from tvm.s_tir.schedule import Trace
 
+    if tensor_cores.TENSORIZE in trace:
+        tensor_cores.load()
     schedule = s_tir.Schedule(normal(function))
     Trace.apply_json_to_schedule(json.loads(trace), schedule)
-    return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
+    return tensor_cores.marked(schedule.mod["main"], trace).with_attr("tirx.is_scheduled", True)
 
 
 def apply_records(

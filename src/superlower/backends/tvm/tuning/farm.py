@@ -13,15 +13,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import msgspec
 
+from superlower.backends.tvm.engine import nvidia_gpus
+from superlower.backends.tvm.libraries import runtime_folder
 from superlower.backends.tvm.tuning import farm_child
 from superlower.errors import BuildFailedError, MissingSdkError
 
@@ -99,6 +102,7 @@ class _Child:
     """A process of the farm, and how to start it again."""
 
     arguments: tuple[str, ...]
+    env: Mapping[str, str]
     process: subprocess.Popen[bytes]
     ended: float = field(default=0.0)
 
@@ -121,7 +125,7 @@ class Farm:
 
         Args:
             key: what the servers are registered as.
-            servers: how many: one a device.
+            servers: how many: one a device; each has one of the machine's GPUs, in turn, if it has any.
             host: address that tracker and servers are bound to.
             port: the tracker's; 0 for any that is free.
             tracker: the one to register at; None to start one.
@@ -132,14 +136,18 @@ class Farm:
         self._starts_tracker = tracker is None
         self.address = tracker or (host, port or _free_port(host))
         self._children: list[_Child] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="superlower-farm-")
+        found = nvidia_gpus()
+        self._gpus = [] if isinstance(found, str) else found
 
     def __enter__(self) -> Self:
         try:
             host, port = self.address
             if self._starts_tracker:
                 self._start(("tracker", host, str(port)))
-            for _ in range(self._count):
-                self._start(("server", self._host, str(_free_port(self._host)), host, str(port), self._key))
+            for place in range(self._count):
+                port_of = str(_free_port(self._host))
+                self._start(("server", self._host, port_of, host, str(port), self._key), self._gpu(place))
         except BaseException:
             self.close()
             raise
@@ -175,18 +183,32 @@ class Farm:
                     _kill(child.process)
                     on_restart(f"server at port {child.arguments[2]} ended with code {code}")
                 elif time.monotonic() - child.ended >= PAUSE_S:
-                    child.process, child.ended = self._spawn(child.arguments), 0.0
+                    child.process, child.ended = self._spawn(child.arguments, child.env), 0.0
 
     def close(self) -> None:
         """End every process of the farm."""
         for child in self._children:
             _kill(child.process)
         self._children.clear()
+        self._folder.cleanup()
 
-    def _start(self, arguments: tuple[str, ...]) -> None:
-        self._children.append(_Child(arguments, self._spawn(arguments)))
+    def _gpu(self, place: int) -> dict[str, str]:
+        """Variables by which a server has one of the machine's GPUs for itself, and finds CUDA's runtime."""
+        if not self._gpus:
+            return {}
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(len(self._gpus))))
+        devices = seen.split(",")
+        own = {"CUDA_VISIBLE_DEVICES": devices[place % len(devices)]}
+        folder = runtime_folder(Path(self._folder.name), self._gpus)
+        if folder is not None:
+            before = os.environ.get("LD_LIBRARY_PATH")
+            own["LD_LIBRARY_PATH"] = os.pathsep.join([str(folder), *([before] if before else [])])
+        return own
 
-    def _spawn(self, arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    def _start(self, arguments: tuple[str, ...], env: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._children.append(_Child(arguments, dict(env), self._spawn(arguments, env)))
+
+    def _spawn(self, arguments: tuple[str, ...], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-m", farm_child.__name__, *arguments, str(os.getpid())]
         with self._log.open("ab") as sink:
             process = subprocess.Popen(
@@ -194,7 +216,7 @@ class Farm:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=sink,
-                env=_environment(self._threads),
+                env={**_environment(self._threads), **env},
                 start_new_session=True,
             )
         assert process.stdout is not None

@@ -29,14 +29,15 @@ SLICE_S = 0.5
 class Worker:
     """One child process for jobs of one kind; started with its first job."""
 
-    def __init__(self, kind: str, log: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, device: str, log: Path, env: Mapping[str, str]) -> None:
         """For "build" or "run" jobs.
 
         Args:
+            device: "cpu" or "cuda".
             log: what the child and TVM print is appended to it.
             env: variables set for the child.
         """
-        self._kind, self._log, self._env = kind, log, env
+        self._kind, self._device, self._log, self._env = kind, device, log, env
         self._child: subprocess.Popen[bytes] | None = None
 
     def do(self, job: Build | Run, timeout_s: float) -> Reply:
@@ -76,7 +77,7 @@ class Worker:
                     pipe.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", worker.__name__, self._kind, str(os.getpid())]
+        command = [sys.executable, "-P", "-m", worker.__name__, self._kind, self._device, str(os.getpid())]
         with self._log.open("ab") as sink:
             child = subprocess.Popen(
                 command,
@@ -121,9 +122,9 @@ def _line(child: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
 class Pool:
     """Several workers of one kind, each lent to one caller at a time."""
 
-    def __init__(self, kind: str, count: int, log: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, device: str, count: int, log: Path, env: Mapping[str, str]) -> None:
         self.count = count
-        self._every = [Worker(kind, log, env) for _ in range(count)]
+        self._every = [Worker(kind, device, log, env) for _ in range(count)]
         self._free: SimpleQueue[Worker] = SimpleQueue()
         for one in self._every:
             self._free.put(one)

@@ -15,7 +15,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         target: TVM's target dictionary.
         database: folder.
         device: what measures, in words.
-        threads: CPU threads of a measurement.
+        threads: CPU threads of a measurement; 0 on a GPU.
+        builders: candidates to build side by side.
         trials: measurements at most; None for no limit.
         until: when to end, in seconds of the clock that `time.time` reads; None for no limit.
         seed: of what is drawn.
@@ -30,6 +31,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     database: str
     device: str
     threads: int
+    builders: int
     trials: int | None = None
     until: float | None = None
     seed: int = 0

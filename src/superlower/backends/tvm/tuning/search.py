@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from superlower.backends.tvm.schedule import Registers
+from superlower.backends.tvm.processors import Cpu, Cuda
 from superlower.backends.tvm.tuning import space, transfer
 from superlower.backends.tvm.tuning.store import DEFAULT, Record
 from superlower.backends.tvm.tuning.tasks import Task, normal
@@ -39,22 +39,23 @@ class TaskSearch:
     def __init__(
         self,
         task: Task,
-        target: Any,
-        vectors: Registers,
+        where: Cpu | Cuda,
         known: Sequence[Record],
         suggested: Sequence[Record],
         *,
         seed: int,
         batch: int,
+        threads: int = 1,
     ) -> None:
         """Begin, or go on with what is known.
 
         Args:
-            target: TVM's.
+            where: what is tuned for.
             known: measurements of this very task on this device.
             suggested: records of like tasks, best first, whose schedules are measured first.
             seed: of what is drawn.
             batch: schedules measured between two generations.
+            threads: that draw schedules.
         """
         self.task = task
         self.best_s = min((record.time for record in known), default=float("inf"))
@@ -64,7 +65,7 @@ class TaskSearch:
         self.exhausted = False
         self._since = _since_gain(self.curve)
         self._seen = {record.trace for record in known}
-        self._target, self._vectors, self._seed, self._batch = target, vectors, seed, batch
+        self._where, self._seed, self._batch, self._threads = where, seed, batch, threads
         self._known = tuple(known)
         self._suggested = list(suggested)
         self._context: Any = None
@@ -144,7 +145,7 @@ class TaskSearch:
         from tvm.s_tir import meta_schedule as ms
 
         module = normal(self.task.function)
-        self._context, spaces = space.context(module, self._target, self._vectors, self._seed, POPULATION)
+        self._context, spaces = space.context(module, self._where, self._seed, POPULATION, self._threads)
         self._postprocessors = list(self._context.space_generator.postprocs)
         self._database = ms.database.MemoryDatabase()
         self._workload = self._database.commit_workload(module)
@@ -182,7 +183,7 @@ class TaskSearch:
 
         if not times:
             return
-        record = ms.database.TuningRecord(trace, self._workload, list(times), self._target, None)
+        record = ms.database.TuningRecord(trace, self._workload, list(times), self._where.target, None)
         self._database.commit_tuning_record(record)
 
 

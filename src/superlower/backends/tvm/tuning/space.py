@@ -1,15 +1,16 @@
-"""What is searched: the default schedule's register tiles in other sizes, and MetaSchedule's own space."""
+"""What is searched: the default schedule's tiles in other sizes, and MetaSchedule's own spaces."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
+from superlower.backends.tvm import blocks, tensor_cores
+from superlower.backends.tvm.processors import Cpu, Cuda
 from superlower.backends.tvm.schedule import Registers, Tile, apply_schedule, lanes_of
+from superlower.backends.tvm.tuning import gpu_tiles
 
 MOST_ROWS, MOST_VECTORS = 16, 6
 """Of a tile: beyond them no processor's registers hold the other operand."""
@@ -68,7 +69,7 @@ def register_tiles(schedule: Any, vectors: Registers) -> list[Any]:
 
 
 def context(
-    module: Any, target: Any, vectors: Registers, seed: int, population: int
+    module: Any, where: Cpu | Cuda, seed: int, population: int, threads: int = 1
 ) -> tuple[Any, list[Any]]:
     """MetaSchedule's context for a task, and its design spaces.
 
@@ -76,30 +77,56 @@ def context(
         module: of the one function.
         seed: above 0.
         population: schedules that a generation of the search has.
+        threads: that draw them.
     """
-    # Parsing the tensor intrinsics of every processor takes 19 s, and no rule below uses one.
-    sys.modules.setdefault("tvm.s_tir.tensor_intrin", ModuleType("tvm.s_tir.tensor_intrin"))
+    # Rules for tensor cores alone need any.
+    tensor_cores.leave_intrinsics()
     from tvm.s_tir import Schedule
     from tvm.s_tir import meta_schedule as ms
 
-    kind = "llvm"
-    rules = ms.ScheduleRule.create(kind)
-    postprocessors = ms.Postproc.create(kind)
+    kind = "cuda" if isinstance(where, Cuda) else "llvm"
+    rules = list(ms.ScheduleRule.create(kind))
+    postprocessors = list(ms.Postproc.create(kind))
+    if isinstance(where, Cuda) and _fits_tensor_cores(module, where):
+        # Before the rule that would tile it for threads.
+        rules.insert(1, tensor_cores.rule())
+        postprocessors.append(ms.postproc.RewriteTensorize(vectorize_init_loop=False))
     space = ms.space_generator.PostOrderApply(
         sch_rules=rules, postprocs=postprocessors, mutator_probs=ms.Mutator.create(kind)
     )
     made = ms.TuneContext(
         mod=module,
-        target=target,
+        target=where.target,
         space_generator=space,
         search_strategy=ms.search_strategy.EvolutionarySearch(
             population_size=population, init_min_unmeasured=population // 4, genetic_num_iters=2
         ),
         rand_state=seed,
-        num_threads=1,
+        num_threads=threads,
     )
-    found = register_tiles(Schedule(module, seed=seed), vectors)
+    plain = Schedule(module, seed=seed)
+    found = gpu_tiles.tiles(plain) if isinstance(where, Cuda) else register_tiles(plain, where.vectors)
     return made, [*found, *made.generate_design_space()]
+
+
+def _fits_tensor_cores(module: Any, where: Cuda) -> bool:
+    """Whether a function sums products of half-precision operands in float32, and the GPU can."""
+    from tvm import s_tir
+    from tvm.s_tir.schedule import ScheduleError
+
+    if not tensor_cores.have(where.target.attrs):
+        return False
+    schedule = s_tir.Schedule(module)
+    try:
+        found = schedule.get_child_blocks(schedule.get_sblock("root"))
+    except ScheduleError:
+        return False
+    sums = [schedule.get(block) for block in found if blocks.is_reduction(schedule, block)]
+    return any(
+        [str(region.source.dtype) for region in body.reads] == ["float16"] * 2
+        and str(body.writes[0].source.dtype) == "float32"
+        for body in sums
+    )
 
 
 def trace_text(schedule: Any) -> str:

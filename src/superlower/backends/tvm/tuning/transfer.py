@@ -7,6 +7,7 @@ nearest that divides, and the outermost takes what is left; everything else of a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from math import log, prod
 from typing import Any
@@ -23,7 +24,7 @@ def suggestions(task: Task, target: str, records: Iterable[Record], most: int = 
     """Records to start a task from, most promising first.
 
     Those of the task itself on other processors come before those of like tasks of other sizes; among these,
-    the nearest sizes first, then the fastest.
+    the nearest sizes and processors first, then the fastest.
 
     Args:
         target: key of the target tuned for.
@@ -47,14 +48,26 @@ def _family(target: str) -> str:
     return target.partition("/")[0]
 
 
-def _far(task: Task, target: str, record: Record) -> tuple[float, bool]:
-    """How far a record's sizes are, summing |log ratio| over dimensions; and if its processor is another."""
+def _far(task: Task, target: str, record: Record) -> tuple[float, int]:
+    """How far a record's sizes are, summing |log ratio| over dimensions; and how far its processor is."""
     pairs = [
         (ours, theirs)
         for mine, other in zip(task.shapes, record.shapes, strict=False)
         for ours, theirs in zip(mine, other, strict=False)
     ]
-    return sum(abs(log(max(a, 1) / max(b, 1))) for a, b in pairs), record.target != target
+    return sum(abs(log(max(a, 1) / max(b, 1))) for a, b in pairs), _apart(target, record.target)
+
+
+def _apart(one: str, other: str) -> int:
+    """Of two processors: the difference of GPUs' compute capabilities; 1 for unlike CPUs.
+
+    >>> _apart("cuda/sm_90", "cuda/sm_89"), _apart("llvm/haswell", "llvm/znver3")
+    (1, 1)
+    """
+    numbers = [re.fullmatch(r"cuda/sm_([0-9]+)", target) for target in (one, other)]
+    if numbers[0] is None or numbers[1] is None:
+        return int(one != other)
+    return abs(int(numbers[0][1]) - int(numbers[1][1]))
 
 
 def adapted(module: Any, trace: str, postprocessors: Sequence[Any]) -> Any | None:
@@ -66,7 +79,7 @@ def adapted(module: Any, trace: str, postprocessors: Sequence[Any]) -> Any | Non
     from tvm import s_tir
 
     try:
-        steps, decisions = _before_postprocessing(json.loads(trace))
+        steps, decisions = before_postprocessing(json.loads(trace))
         # Once to have the steps as TVM's objects: it makes the factors divide, but as coarsely as can be.
         drawn = applied(module, json.dumps([steps, decisions]))
         if drawn is None:
@@ -99,7 +112,8 @@ def applied(module: Any, trace: str) -> Any | None:
     return schedule
 
 
-def _before_postprocessing(trace: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+def before_postprocessing(trace: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """A trace, as its steps and decisions, without what MetaSchedule's postprocessors added to it."""
     steps, decisions = trace
     names = [step[0] for step in steps]
     end = names.index("EnterPostproc") if "EnterPostproc" in names else len(names)

@@ -22,8 +22,9 @@ import msgspec
 import onnx_ir as ir
 
 from superlower.backends import sdk
+from superlower.backends.tvm import tensor_cores
 from superlower.backends.tvm.build import fused
-from superlower.backends.tvm.schedule import cpu_target
+from superlower.backends.tvm.processors import processor
 from superlower.backends.tvm.tuning import search, transfer
 from superlower.backends.tvm.tuning.apply import Tuned
 from superlower.backends.tvm.tuning.journal import Event, Journal, TaskLine
@@ -82,7 +83,9 @@ class _Run:
         self._store = Store(Path(asked.database))
         self._target_key = target_key(asked.target)
         self._version = sdk.version("apache-tvm")
-        self._target, self._vectors = cpu_target(asked.target)
+        # Before TVM is imported.
+        self._where = processor(asked.target, workdir)
+        self._device = str(asked.target.get("kind")).replace("llvm", "cpu")
         self.measured = 0
         self._began = time.time()
         self._keeping = threading.Lock()
@@ -96,7 +99,7 @@ class _Run:
         self._journal.tell(Event(stage="finding tasks", total=len(self._asked.graphs)))
         lists = []
         for file, calls in self._asked.graphs:
-            lists.append(tasks_of(fused(ir.load(file), self._asked.target), calls))
+            lists.append(tasks_of(fused(ir.load(file), self._where), calls))
             self._journal.tell(Event())
         self._tasks = {task.key: task for task in merged(lists)}
         if not self._tasks:
@@ -110,12 +113,13 @@ class _Run:
             return
         self._write_functions()
         log = self._folder / "workers.log"
-        cores = max(1, self._asked.threads)
-        runtime = {"TVM_NUM_THREADS": str(cores), "TVM_BIND_THREADS": "0", "TVM_USE_RUNTIME_LIB": "1"}
-        self._runners = stack.enter_context(
-            Pool("run", self._asked.devices if self._asked.farm else 1, log, runtime)
-        )
-        self._builders = stack.enter_context(Pool("build", cores, log, {"TVM_USE_RUNTIME_LIB": "0"}))
+        cores = self._asked.builders
+        threads = str(max(1, self._asked.threads))
+        runtime = {"TVM_NUM_THREADS": threads, "TVM_BIND_THREADS": "0", "TVM_USE_RUNTIME_LIB": "1"}
+        devices = self._asked.devices if self._asked.farm else 1
+        self._runners = stack.enter_context(Pool("run", self._device, devices, log, runtime))
+        compiler = {"TVM_USE_RUNTIME_LIB": "0"}
+        self._builders = stack.enter_context(Pool("build", self._device, cores, log, compiler))
         # These threads live as long as the workers they start, which end with them.
         self._threads = ThreadPoolExecutor(max(cores, self._runners.count))
         stack.callback(self._threads.shutdown, cancel_futures=True)
@@ -195,12 +199,12 @@ class _Run:
                 seed = 1 + (zlib.crc32(task.key.encode()) ^ self._asked.seed) % (2**31 - 2)
                 self._searches[task.key] = TaskSearch(
                     task,
-                    self._target,
-                    self._vectors,
+                    self._where,
                     known,
                     suggested,
                     seed=seed,
                     batch=BATCH,
+                    threads=1 if self._device == "cpu" else self._asked.builders,
                 )
         if self._asked.dry:
             return
@@ -291,7 +295,8 @@ class _Run:
             target=dict(self._asked.target),
             library=str(library),
         )
-        reply = self._builders.do(job, min(BUILD_S, left))
+        limit = BUILD_S + (tensor_cores.LOAD_S if tensor_cores.TENSORIZE in candidate.trace else 0)
+        reply = self._builders.do(job, min(limit, left))
         # What the end of the run cut short says nothing of the schedule.
         return library, None if reply.error and self._left_s() <= 0 else reply
 
@@ -303,6 +308,7 @@ class _Run:
             reference=str(self._folder / f"{task.key}.npy"),
             make_reference=make_reference,
             best_s=best_s,
+            cuda=self._device == "cuda",
             farm=self._asked.farm,
             timeout_s=RUN_S,
         )

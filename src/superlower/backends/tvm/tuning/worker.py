@@ -11,13 +11,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from superlower.backends.worker import die_with
+from superlower.errors import MissingSdkError
 
 READY = b"ready\n"
 REPEAT_S, LEAST_REPEATS, MOST_REPEATS = 0.3, 3, 12
@@ -55,6 +58,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         reference: .npy file with the result of the default schedule, which others must give too.
         make_reference: write that file instead.
         best_s: seconds of the fastest schedule known; 0 for none.
+        cuda: whether it runs on an NVIDIA GPU, the first there is.
         farm: (host, port, key) of a TVM RPC tracker; None for this process.
         timeout_s: whole seconds until a device of the farm is given up.
     """
@@ -65,6 +69,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reference: str
     make_reference: bool = False
     best_s: float = 0.0
+    cuda: bool = False
     farm: tuple[str, int, str] | None = None
     timeout_s: int = 15
 
@@ -78,32 +83,35 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def build(job: Build) -> Reply:
     """Apply each trace to its function and compile them all."""
-    import tvm
-
-    from superlower.backends.tvm.schedule import cpu_target, scheduled_by_default
+    from superlower.backends.tvm.processors import processor
     from superlower.backends.tvm.tuning.apply import replayed
 
+    # For what a compiler leaves beside its output: others build at the same time.
+    aside = Path(job.library).with_suffix(".work")
+    aside.mkdir(exist_ok=True)
+    where = processor(job.target, aside)
+    import tvm
+
     module = tvm.ir.load_json(Path(job.module).read_text())
-    target, vectors = cpu_target(job.target)
     functions = {}
     for name, trace in job.traces.items():
-        function = module[name]
-        function = replayed(function, trace) if trace else scheduled_by_default(function, vectors)
+        function = replayed(module[name], trace) if trace else module[name]
         functions[name] = function.with_attr("global_symbol", name)
-    with target:
-        tvm.compile(tvm.IRModule(functions), target).export_library(job.library)
+    made = where.scheduled(tvm.IRModule(functions))
+    where.compiled(made.module).export_library(job.library)
     return Reply()
 
 
 def run(job: Run) -> Reply:
     """Time a function, and compare what it computes with the default schedule's result."""
-    from superlower.backends.tvm.engine import import_runtime
+    from superlower.backends.tvm.engine import import_runtime, own_device
 
-    tvm = import_runtime()
     if job.farm is None:
-        library, device = tvm.runtime.load_module(job.library), tvm.cpu()
+        device = own_device(cuda=job.cuda)
+        library = import_runtime().runtime.load_module(job.library)
     else:
         library, device = _borrow(job, *job.farm)
+    tvm = import_runtime()
     rng = np.random.default_rng(0)
     given = [tvm.runtime.tensor(_values(rng, *argument), device) for argument in job.arguments]
     once = library.time_evaluator(job.function, device, number=1, repeat=1)
@@ -128,7 +136,10 @@ def _borrow(job: Run, host: str, port: int, key: str) -> tuple[Any, Any]:
     # A device that is gone without a word would keep this process waiting: the signal ends it.
     signal.alarm(int(job.timeout_s) + LATE_S)
     session.upload(job.library)
-    return session.load_module(Path(job.library).name), session.cpu()
+    device = session.cuda() if job.cuda else session.cpu()
+    if not device.exist:
+        raise MissingSdkError(f"a device of the farm that is registered as {key} has no NVIDIA GPU")
+    return session.load_module(Path(job.library).name), device
 
 
 def _values(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
@@ -156,24 +167,33 @@ def _differs(found: np.ndarray[Any, Any], job: Run) -> str:
 JOBS: dict[str, tuple[type[Any], Callable[[Any], Reply]]] = {"build": (Build, build), "run": (Run, run)}
 
 
-def _load(kind: str) -> None:
+def _load(kind: str, cuda: bool) -> None:
     if kind == "run":
-        from superlower.backends.tvm.engine import import_runtime
+        from superlower.backends.tvm.engine import import_runtime, own_device
 
+        if cuda:
+            with suppress(MissingSdkError):
+                own_device(cuda=True)
         import_runtime()
     else:
+        if cuda:
+            from superlower.backends.tvm.libraries import provide_driver, provide_runtime
+
+            provide_runtime()
+            with TemporaryDirectory(prefix="superlower-driver-") as folder:
+                provide_driver(Path(folder))
         import tvm.relax  # noqa: F401
 
 
-def main(kind: str, parent: str) -> int:
-    """Do jobs until the input ends."""
+def main(kind: str, device: str, parent: str) -> int:
+    """Do jobs of a kind ("build" or "run") for a device ("cpu" or "cuda") until the input ends."""
     die_with(int(parent))
     # What TVM prints must not get between the replies.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     job_type, work = JOBS[kind]
     # Before the first job, as jobs have a time limit.
-    _load(kind)
+    _load(kind, device == "cuda")
     replies.write(READY)
     replies.flush()
     for line in sys.stdin.buffer:
@@ -191,4 +211,4 @@ def main(kind: str, parent: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
+    sys.exit(main(*sys.argv[1:4]))
