@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from superlower.errors import BadInputError
-from superlower.folders import replacing
+from superlower.folders import replacing, replacing_file
 
 
 def written(folder: Path) -> set[str] | None:
@@ -135,3 +135,27 @@ def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
         with replacing(tmp_path / "box", "box", written):
             raise other
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "found.npz"
+    for content in ("one", "two"):
+        with replacing_file(file) as aside:
+            assert aside.parent == tmp_path
+            assert aside.suffix == ".npz"
+            aside.write_text(content)
+            assert not file.exists() or file.read_text() != content
+        assert file.read_text() == content
+
+    class StoppedError(Exception):
+        pass
+
+    def stopped() -> None:
+        with replacing_file(file) as aside:
+            aside.write_text("half")
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        stopped()
+    assert file.read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["found.npz"]

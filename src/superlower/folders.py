@@ -1,4 +1,4 @@
-"""Folders that superlower writes: whole or not at all, and never over what isn't its own."""
+"""Folders and files that superlower writes: whole or not at all, folders never over what isn't its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +65,23 @@ def replacing(folder: Path, kind: str, written: Callable[[Path], Collection[str]
             before.rename(folder)
         shutil.rmtree(before, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A path to write at: what is there takes the final name when the block ends well, else it is removed.
+
+    It lies beside the final name and ends as that does; no other process or thread has it.
+
+    Raises:
+        OSError: it can't be renamed.
+    """
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}{path.suffix}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _swap(aside: Path, folder: Path, before: Path) -> None:

@@ -60,7 +60,7 @@ def network(request: pytest.FixtureRequest) -> Network:
     return Network(exported, frames, expected)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "tvm"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", pytest.param("tvm", marks=pytest.mark.slow)])
 def test_engines_agree_with_pytorch(tmp_path: Path, network: Network, name: str) -> None:
     if (reason := backend(name).missing()) is not None:
         pytest.skip(reason)

@@ -204,6 +204,7 @@ def test_rewrites_run(tmp_path: Path) -> None:
     assert rows[0]["gflop"] == pytest.approx([2e-9 * (4 * 64 * 16) ** 2, 2e-9 * (4 * 64 * 17) ** 2])
 
 
+@pytest.mark.slow
 def test_routing_runs(tmp_path: Path) -> None:
     """Windows of 10x12 for 16 patches in 24x32 pixels: 4 have 0.625 of the frame's, 8 would have 1.25."""
     output = tmp_path / "routing.json"

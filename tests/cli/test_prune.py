@@ -39,6 +39,7 @@ def learning(tmp_path: Path) -> tuple[object, ...]:
     )
 
 
+@pytest.mark.slow
 def test_a_pruning_stopped_and_taken_up_again_is_the_same(
     learning: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from statistics import geometric_mean
 
 import msgspec
 
+from superlower.folders import replacing_file
 from superlower.passes.forms import CLAMP_BORDER, NATIVE
 from superlower.passes.lower_deform_conv import GATHER, GRID_SAMPLE
 from superlower.probes.key import Key
@@ -160,12 +160,8 @@ def write(found: Lowerings, path: Path) -> None:
     for name, rows in (("orders", found.orders), ("findings", found.findings)):
         lines = b",\n".join(msgspec.json.encode(row) for row in rows)
         text = text.replace(b'"%s":[]' % name.encode(), b'"%s":[\n%s\n]' % (name.encode(), lines))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing_file(path) as aside:
         aside.write_bytes(text + b"\n")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def order_of(findings: Sequence[Finding]) -> Order | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superlower.errors import BadInputError
+from superlower.folders import replacing_file
 from superlower.program import files
 from superlower.program.model import Frame
 
@@ -43,7 +43,6 @@ class GoldenClip:
 
     def save(self, path: Path) -> None:
         """Write one .npz, aside first and then under its name."""
-        aside = path.with_name(f".{path.name}.{os.getpid()}.npz")
         arrays: dict[str, Any] = {
             "frames": np.stack(self.frames),
             "outputs": np.stack(self.outputs),
@@ -51,11 +50,8 @@ class GoldenClip:
             "reference": np.array(self.reference),
             **{_CHOICES + stream: np.stack(elements) for stream, elements in self.choices.items()},
         }
-        try:
+        with replacing_file(path) as aside:
             np.savez(aside, **arrays)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: Path) -> GoldenClip:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -28,6 +27,7 @@ from rich.table import Table
 
 from superlower import jsontext
 from superlower.errors import BadInputError, unknown_name
+from superlower.folders import replacing_file
 from superlower.program.model import Program
 from superlower.program.routes import Routing
 from superlower.targets.base import TYPES, Precision, Target
@@ -298,12 +298,8 @@ def save_config(ctx: typer.Context, output: Path) -> None:
     lines = ["# Options in force; run again with --config on this file.\n", *config_lines(ctx)]
     output = output.absolute()
     beside = output.with_name(f"{output.name}.config.toml")
-    aside = beside.with_name(f".{beside.name}.partial-{secrets.token_hex(4)}")
-    try:
+    with replacing_file(beside) as aside:
         aside.write_text("".join(lines))
-        aside.replace(beside)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _toml(value: Any) -> str | None:

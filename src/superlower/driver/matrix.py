@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from superlower.bundle.bundle import Bundle
 from superlower.driver.building import own_settings
 from superlower.driver.engine_cache import own_code
 from superlower.errors import BadInputError
+from superlower.folders import replacing_file
 from superlower.targets.base import Target
 from superlower.targets.catalog import target
 from superlower.targets.detect import cpu_flags
@@ -183,12 +183,8 @@ def read_report(folder: Path) -> Report | None:
 def write_report(folder: Path, report: Report) -> None:
     """Write matrix.json, aside first."""
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{REPORT}.{os.getpid()}"
-    try:
+    with replacing_file(folder / REPORT) as aside:
         aside.write_bytes(msgspec.json.format(jsontext.encode(report), indent=2) + b"\n")
-        aside.replace(folder / REPORT)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def standing(folder: Path, before: Row | None, key: str) -> Row | None:

@@ -6,7 +6,6 @@ processor has it run.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import sys
@@ -26,7 +25,7 @@ from superlower.backends.registry import backend as backend_of
 from superlower.driver.engine_cache import own_code
 from superlower.driver.small_graphs import CHANNELS, SmallGraph
 from superlower.errors import SuperlowerError
-from superlower.folders import cache_folder
+from superlower.folders import cache_folder, replacing_file
 from superlower.targets.catalog import target
 from superlower.targets.detect import cpu_flags
 
@@ -106,8 +105,7 @@ def _keep(path: Path, found: int) -> None:
     """For the next time; a cache that can't be written costs a measurement then."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_bytes(msgspec.json.encode(found))
-        aside.replace(path)
+        with replacing_file(path) as aside:
+            aside.write_bytes(msgspec.json.encode(found))
     except OSError:
         pass

@@ -7,7 +7,6 @@ Imports torch: import it inside methods only.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from superlower.errors import BadInputError
+from superlower.folders import replacing_file
 from superlower.frontends.bfloat16_torch import fast_convolutions
 from superlower.frontends.prunable_torch import PrunableNet
 from superlower.frontends.quiet import quiet
@@ -166,16 +166,12 @@ def save(state: Mapping[str, object], path: Path) -> None:
     Raises:
         BadInputError: it can't be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        with replacing_file(path) as aside, aside.open("wb") as file:
             torch.save(dict(state), file)
-        aside.replace(path)
     except OSError as error:
         raise BadInputError(f"can't write {path}: {error.strerror}; choose another output") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:

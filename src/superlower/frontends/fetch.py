@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
-import os
 import re
 import subprocess
 import sys
 import tempfile
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from superlower.errors import BadInputError, MissingSdkError
-from superlower.folders import cache_folder
+from superlower.folders import cache_folder, replacing_file
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes received so far and their total, None where the sender doesn't say."""
@@ -144,7 +141,7 @@ def _cached(
             )
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _aside(target) as aside:
+        with replacing_file(target) as aside:
             download(aside, progress)
             found = file_sha256(aside)
             if expected is not None and found != expected:
@@ -154,26 +151,14 @@ def _cached(
                 )
             if expected is None:
                 _remember(record, found)
-            aside.replace(target)
     if expected is None and not record.is_file():
         _remember(record, found)
     return FetchedFile(target, found, location)
 
 
-@contextlib.contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A path beside `target` of this call's own, gone at the end unless renamed."""
-    path = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
 def _remember(record: Path, digest: str) -> None:
-    with _aside(record) as aside:
+    with replacing_file(record) as aside:
         aside.write_text(f"{digest}\n")
-        aside.replace(record)
 
 
 def _copy(source: IO[bytes], path: Path, total: int | None, progress: Progress | None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from functools import cache
 from importlib import resources
@@ -12,6 +11,7 @@ import msgspec
 import onnx_ir as ir
 
 from superlower.errors import BadInputError
+from superlower.folders import replacing_file
 from superlower.probes.key import Key, key_of
 
 FORMAT = 1
@@ -121,14 +121,10 @@ def read(path: Path) -> Table:
 
 def write(table: Table, path: Path) -> None:
     """Write a table aside, then under its name; a line a result, so that changes read well."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     head = msgspec.json.encode(msgspec.structs.replace(table, results=()))
     lines = b",\n".join(msgspec.json.encode(result) for result in table.results)
-    try:
+    with replacing_file(path) as aside:
         aside.write_bytes(head.replace(b'"results":[]', b'"results":[\n' + lines + b"\n]") + b"\n")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from base64 import b64encode
 from pathlib import Path
@@ -11,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from superlower.backends.base import Support
 from superlower.errors import BadInputError
+from superlower.folders import replacing_file
 from superlower.report import numbers, view
 from superlower.report.chart import error_chart
 from superlower.report.data import Report
@@ -100,9 +100,5 @@ def require_writable(path: Path) -> None:
 def write_page(page: str, path: Path) -> None:
     """Write a page aside first and then under its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing_file(path) as aside:
         aside.write_text(page, "utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

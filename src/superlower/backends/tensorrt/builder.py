@@ -6,7 +6,6 @@ One build is one process: plans built later in a process differ from those of a 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from superlower.backends.tensorrt.network import Refusal, Sdk, misread, pin_type
 from superlower.backends.tensorrt.probes import JOURNAL, refused_nodes
 from superlower.backends.tensorrt.timing import TimingCache, timing_file
 from superlower.errors import BuildFailedError, UnsupportedOperatorError
+from superlower.folders import replacing_file
 from superlower.targets.base import Precision
 
 MODEL = "model.onnx"
@@ -123,12 +123,8 @@ def configure(sdk: Sdk, request: Request) -> Any:
 
 
 def _write(path: Path, content: bytes | memoryview) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing_file(path) as aside:
         aside.write_bytes(content)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def build(fields: dict[str, object], workdir: Path) -> dict[str, object]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from superlower.backends.tensorrt.network import Sdk
+from superlower.folders import replacing_file
 
 
 def kernel_cache(plan: bytes, sm: int) -> Path:
@@ -57,8 +58,7 @@ class RtxContexts:
         self._kernels = None
         if content == self._read:
             return
-        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(content)
-            aside.replace(self._path)
+            with replacing_file(self._path) as aside:
+                aside.write_bytes(content)

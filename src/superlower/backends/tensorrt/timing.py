@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from superlower.backends.tensorrt.cuda import Device
+from superlower.folders import replacing_file
 
 
 def timing_file(device: Device, version: str) -> Path:
@@ -52,12 +53,8 @@ class TimingCache:
             content = bytes(memoryview(cache.serialize()))
             if content == there:
                 return
-            aside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            try:
+            with replacing_file(self._path) as aside:
                 aside.write_bytes(content)
-                aside.replace(self._path)
-            finally:
-                aside.unlink(missing_ok=True)
 
 
 @contextmanager

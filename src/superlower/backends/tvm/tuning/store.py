@@ -24,7 +24,7 @@ from typing import BinaryIO
 import msgspec
 
 from superlower.errors import BadInputError
-from superlower.folders import cache_folder
+from superlower.folders import cache_folder, replacing_file
 
 FOLDER = "SUPERLOWER_TUNING"
 """Environment variable: the database's folder; "off" for none at all, not even the one in the package."""
@@ -253,9 +253,8 @@ def export(records: Iterable[Record], file: Path) -> int:
     lines = list(map(_line, records))
     with _reporting(file, "written"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f".{file.name}.part")
-        aside.write_bytes(b"".join(lines))
-        aside.replace(file)
+        with replacing_file(file) as aside:
+            aside.write_bytes(b"".join(lines))
     return len(lines)
 
 
