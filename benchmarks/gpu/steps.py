@@ -217,7 +217,7 @@ def pytorch_contenders(
 
 
 def tune(model: str, where: Target, work: Path, seconds: float) -> dict[str, Any]:
-    """`superlower tune` for some minutes, then the engines anew.
+    """`superlower tune` for some minutes, in half precision, whose search has schedules for tensor cores.
 
     Raises:
         MissingSdkError: this superlower has no such verb.
@@ -229,7 +229,10 @@ def tune(model: str, where: Target, work: Path, seconds: float) -> dict[str, Any
     minutes = max(0.5, seconds / 60)
     began = time.monotonic()
     done = subprocess.run(
-        [*command, str(work / model / "program"), "--target", where.name, "--minutes", f"{minutes:.2f}"],
+        [
+            *(*command, str(work / model / "program"), "--target", where.name),
+            *("--precision", str(Precision.FP16), "--minutes", f"{minutes:.2f}"),
+        ],
         capture_output=True,
         text=True,
         check=False,
