@@ -66,6 +66,18 @@ def test_the_nearest_size_comes_first_then_the_fastest() -> None:
     assert suggestions(TASK, "llvm/a", [far, *near], most=1) == [near[1]]
 
 
+def test_the_nearest_architecture_comes_first() -> None:
+    by_arch = {
+        arch: record("here", 180, 320, seconds, target=f"cuda/sm_{arch}", trace=f"of {arch}")
+        for arch, seconds in ((70, 0.1), (90, 0.1), (86, 0.3), (120, 0.2))
+    }
+    found = suggestions(TASK, "cuda/sm_89", by_arch.values())
+    assert [one.target for one in found] == [f"cuda/sm_{arch}" for arch in (90, 86, 70, 120)]
+    # The task's own schedules elsewhere before another size's here.
+    size = record("there", 144, 176, 0.01, target="cuda/sm_89")
+    assert suggestions(TASK, "cuda/sm_89", [size, *by_arch.values()])[-1] == size
+
+
 def test_only_what_could_fit_is_suggested() -> None:
     unfit = [
         record("here", 180, 320, 0.1),
