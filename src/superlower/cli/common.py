@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -35,6 +36,10 @@ from superlower.targets.catalog import target
 
 console = Console(stderr=True, highlight=False, markup=False)
 """Text for people goes to stderr; stdout is for data. No markup: paths and messages hold brackets."""
+
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    # A file or pipe has no width that anything must be cut to.
+    console.width = 240
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 OutputPath = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes.")]

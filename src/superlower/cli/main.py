@@ -12,6 +12,7 @@ import tomllib
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -21,31 +22,55 @@ import typer
 from typer.core import TyperGroup
 
 import superlower
-from superlower.cli import (
-    bench,
-    cache,
-    check,
-    compile,
-    coverage,
-    demo,
-    doctor,
-    export,
-    farm,
-    inspect,
-    lists,
-    models,
-    passes,
-    plan,
-    prune,
-    tune,
-    upscale,
-)
 from superlower.cli.common import State, console
 from superlower.errors import BadInputError, StoppedError, SuperlowerError, unknown_name
+
+VERBS = {
+    "export": "export",
+    "plan": "plan",
+    "passes": "passes",
+    "prune": "prune",
+    "coverage": "coverage",
+    "tune": "tune",
+    "farm": "farm",
+    "compile": "compile",
+    "check": "check",
+    "bench": "bench",
+    "upscale": "upscale",
+    "inspect": "inspect",
+    "doctor": "doctor",
+    "cache": "cache",
+    "demo": "demo",
+    "models": "models",
+    "targets": "lists",
+    "backends": "lists",
+}
+"""Each verb and its module in `superlower.cli`, in the order of the help."""
+
+
+class _Lazy(dict[str, Any]):
+    """Commands by verb, each module imported when its verb is asked for: lists need no compiler's."""
+
+    def __getitem__(self, verb: str) -> Any:
+        found = super().__getitem__(verb)
+        if isinstance(found, str):
+            made = typer.Typer(rich_markup_mode=None)
+            import_module(f"superlower.cli.{found}").register(made)
+            found = typer.main.get_group(made).commands[verb]
+            self[verb] = found
+        return found
+
+    def get(self, verb: str, default: Any = None) -> Any:
+        """The verb's command; the default where there is no such verb."""
+        return self[verb] if verb in VERBS else default
 
 
 class _Verbs(TyperGroup):
     """Keeps from Typer what it would end the process for in its own way."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Lazy(VERBS)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
@@ -68,26 +93,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (
-    export,
-    plan,
-    passes,
-    prune,
-    coverage,
-    tune,
-    farm,
-    compile,
-    check,
-    bench,
-    upscale,
-    inspect,
-    doctor,
-    cache,
-    demo,
-    models,
-    lists,
-):
-    verb.register(app)
 
 
 def _show_version(asked: bool) -> None:

@@ -1,8 +1,9 @@
 """Time of an engine that can't be run here, from the catalogue's figures and what its backend is known to do.
 
-A kernel takes at least its operations over a peak and its bytes over the bandwidth (`driver.roofline`).
-Backends differ in which peak their kernels can reach, and in how many kernels a graph becomes; that is all
-that an estimate knows of them.
+Where a tuning database holds measurements of all its functions, on a device of the target's architecture,
+the time is their sum. Else a kernel takes at least its operations over a peak and its bytes over the
+bandwidth (`driver.roofline`). Backends differ in which peak their kernels can reach, and in how many kernels
+a graph becomes; that is all that such an estimate knows of them.
 """
 
 from __future__ import annotations
@@ -55,11 +56,14 @@ def estimated_ms(
 
     Args:
         graph: as the default passes left it, of static sizes.
-        artifact, folder: its engine; a TensorRT plan's list of fused layers is read where there is one.
+        artifact, folder: its engine; a TensorRT plan's list of fused layers is read where there is one, and
+            what a TVM build found in the tuning database.
     """
     known, traits = figures(target, precision), TRAITS.get(artifact.backend)
     if known is None or traits is None:
         return None
+    if (measured := artifact.facts.get("tasks_ms")) is not None:
+        return float(measured)
     peak, bandwidth = known
     if not traits.matrix and (plain := figures(target, Precision.FP32)) is not None:
         peak = min(peak, plain[0])

@@ -12,7 +12,7 @@ from superlower.backends import sdk
 from superlower.backends.tvm import tensor_cores
 from superlower.backends.tvm.schedule import is_scheduled
 from superlower.backends.tvm.tuning.store import Record, in_force, target_key
-from superlower.backends.tvm.tuning.tasks import key_of, normal
+from superlower.backends.tvm.tuning.tasks import calls_of, key_of, normal
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ def apply_records(
 
     Returns:
         The module, and what the manifest says of it: how many functions have a record, how many of these run
-        a schedule that search found, which (function=task), and how many lines of the database were none.
+        a schedule that search found, which (function=task), and how many lines of the database were none;
+        where every function has a record, the milliseconds that they took together when they were measured.
     """
     from tvm import tirx
 
@@ -78,13 +79,15 @@ def apply_records(
         for name, function in module.functions_items()
         if isinstance(function, tirx.PrimFunc) and not is_scheduled(function)
     ]
-    hits, searched, failed = 0, [], 0
+    calls = calls_of(module)
+    hits, searched, failed, seconds = 0, [], 0, 0.0
     for name, function in functions:
         key = key_of(function)
         record = tuned.best(key)
         if record is None:
             continue
         hits += 1
+        seconds += calls[str(name.name_hint)] * record.time
         if not record.trace:
             continue
         try:
@@ -100,6 +103,8 @@ def apply_records(
     facts: dict[str, str | int | float] = {"tuned": "yes" if searched else "no"}
     if hits:
         facts |= {"tasks": len(functions), "tasks_measured": hits, "tasks_tuned": len(searched)}
+    if hits and hits == len(functions) and not failed:
+        facts["tasks_ms"] = float(f"{1000 * seconds:.4g}")
     if searched:
         facts["records"] = " ".join(sorted(searched))
     facts |= {"records_skipped": tuned.skipped} if tuned.skipped else {}

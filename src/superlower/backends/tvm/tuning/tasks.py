@@ -61,7 +61,7 @@ def tasks_of(module: Any, calls: int = 1) -> list[Task]:
     """
     from tvm import tirx
 
-    times = _calls(module)
+    times = calls_of(module)
     found: dict[str, Task] = {}
     for name, function in module.functions_items():
         if not isinstance(function, tirx.PrimFunc):
@@ -86,7 +86,7 @@ def merged(lists: Sequence[Sequence[Task]]) -> list[Task]:
     return list(found.values())
 
 
-def _calls(module: Any) -> Mapping[str, int]:
+def calls_of(module: Any) -> Mapping[str, int]:
     """How often a graph's own functions call each fused one."""
     from tvm import relax
 
