@@ -24,7 +24,7 @@ import onnx_ir as ir
 from superlower.backends import sdk
 from superlower.backends.tvm import tensor_cores
 from superlower.backends.tvm.build import fused
-from superlower.backends.tvm.processors import processor
+from superlower.backends.tvm.processors import Cuda, processor
 from superlower.backends.tvm.tuning import search, transfer
 from superlower.backends.tvm.tuning.apply import Tuned
 from superlower.backends.tvm.tuning.journal import Event, Journal, TaskLine
@@ -85,7 +85,7 @@ class _Run:
         self._version = sdk.version("apache-tvm")
         # Before TVM is imported.
         self._where = processor(asked.target, workdir)
-        self._device = str(asked.target.get("kind")).replace("llvm", "cpu")
+        self._device = "cuda" if isinstance(self._where, Cuda) else "cpu"
         self.measured = 0
         self._began = time.time()
         self._keeping = threading.Lock()
