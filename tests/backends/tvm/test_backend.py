@@ -212,6 +212,20 @@ def test_a_build_repeated_is_the_same_file(
         assert hashlib.sha256(once).hexdigest() == hashlib.sha256(twice).hexdigest(), role
 
 
+def test_an_engine_in_anothers_place_is_the_one_that_runs(tmp_path: Path) -> None:
+    """The system's loader takes a path that it knows for what it once loaded from there."""
+    x = np.random.default_rng(0).random((1, 3, 8, 8), dtype=np.float32)
+    for kind, expected in (("Relu", x), ("Neg", -x), ("Exp", np.exp(x))):
+        node = helper.make_node(kind, ["x"], ["y"])
+        graph = _model(node, types={"x": (TensorProto.FLOAT, [1, 3, 8, 8])}, outputs=["y"])
+        artifact = Tvm().compile(graph, target("cpu"), BuildOptions(threads=1), tmp_path)
+        session = Tvm().load(artifact, tmp_path)
+        try:
+            np.testing.assert_allclose(session.run({"x": x})["y"], expected, rtol=1e-5)
+        finally:
+            session.close()
+
+
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [

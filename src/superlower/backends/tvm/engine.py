@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,6 +76,27 @@ def own_device(*, cuda: bool) -> Any:
     return device
 
 
+def load_library(path: Path) -> Any:
+    """TVM's module of a library, as the file is now.
+
+    TVM never unloads a library, and the system's loader takes a path that it knows for what it once loaded
+    from there: a file that has taken another's place is loaded from a copy.
+    """
+    tvm, path = import_runtime(), path.resolve()
+    status = path.stat()
+    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    if _loaded.setdefault(path, identity) == identity:
+        return tvm.runtime.load_module(str(path))
+    with tempfile.TemporaryDirectory(prefix="superlower-tvm-") as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        return tvm.runtime.load_module(str(copy))
+
+
+_loaded: dict[Path, tuple[int, int, int, int]] = {}
+"""Libraries that this process has loaded: what file it was then."""
+
+
 def open_session(
     folder: Path,
     library: str,
@@ -105,7 +128,7 @@ def open_session(
     device = own_device(cuda=cuda)
     tvm = import_runtime()
     try:
-        module = tvm.runtime.load_module(str(path.resolve()))
+        module = load_library(path)
         count = 1 if stateful else runners
         machines = [tvm.runtime.vm.VirtualMachine(module, device) for _ in range(count)]
     except Exception as error:

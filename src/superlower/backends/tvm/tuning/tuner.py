@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import count
 from math import prod
 from pathlib import Path
 from typing import cast
@@ -89,6 +90,7 @@ class _Run:
         self.measured = 0
         self._began = time.time()
         self._keeping = threading.Lock()
+        self._numbers = count()
         self._defaults: dict[str, float] = {}
         self._searches: dict[str, TaskSearch] = {}
         self._suggested: dict[str, int] = {}
@@ -282,11 +284,12 @@ class _Run:
 
     def _built(self, task: Task, candidates: Sequence[Candidate]) -> list[tuple[Candidate, Path, Reply]]:
         """Built side by side; those that the end of the run cut short are left out."""
-        built = list(self._threads.map(lambda pair: self._build(task, *pair), enumerate(candidates)))
+        built = list(self._threads.map(lambda candidate: self._build(task, candidate), candidates))
         return [(c, library, reply) for c, (library, reply) in zip(candidates, built, strict=True) if reply]
 
-    def _build(self, task: Task, place: int, candidate: Candidate) -> tuple[Path, Reply | None]:
-        library = self._folder / f"{task.key}-{place}.so"
+    def _build(self, task: Task, candidate: Candidate) -> tuple[Path, Reply | None]:
+        # A name of its own: a loader that knows one doesn't look at the file again.
+        library = self._folder / f"candidate-{next(self._numbers)}.so"
         if (left := self._left_s()) <= 0:
             return library, None
         job = Build(

@@ -83,12 +83,17 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def build(job: Build) -> Reply:
     """Apply each trace to its function and compile them all."""
+    # For what a compiler leaves beside its output: others build at the same time.
+    with TemporaryDirectory(prefix=".build-", dir=Path(job.library).parent) as aside:
+        _build(job, Path(aside))
+    return Reply()
+
+
+def _build(job: Build, aside: Path) -> None:
     from superlower.backends.tvm.processors import processor
     from superlower.backends.tvm.tuning.apply import replayed
 
-    # For what a compiler leaves beside its output: others build at the same time.
-    aside = Path(job.library).with_suffix(".work")
-    aside.mkdir(exist_ok=True)
+    # Before TVM is imported.
     where = processor(job.target, aside)
     import tvm
 
@@ -99,16 +104,15 @@ def build(job: Build) -> Reply:
         functions[name] = function.with_attr("global_symbol", name)
     made = where.scheduled(tvm.IRModule(functions))
     where.compiled(made.module).export_library(job.library)
-    return Reply()
 
 
 def run(job: Run) -> Reply:
     """Time a function, and compare what it computes with the default schedule's result."""
-    from superlower.backends.tvm.engine import import_runtime, own_device
+    from superlower.backends.tvm.engine import import_runtime, load_library, own_device
 
     if job.farm is None:
         device = own_device(cuda=job.cuda)
-        library = import_runtime().runtime.load_module(job.library)
+        library = load_library(Path(job.library))
     else:
         library, device = _borrow(job, *job.farm)
     tvm = import_runtime()
