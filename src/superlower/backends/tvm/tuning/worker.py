@@ -159,8 +159,8 @@ def _differs(found: np.ndarray[Any, Any], job: Run) -> str:
         np.save(file, found)
         return ""
     expected = np.load(file)
-    # Sums of a thousand float32 terms in two orders differ by 1e-4 of their largest; half has 11 bits, which a
-    # function of half operands may round to at every step, whatever its result is.
+    # Sums of a thousand float32 terms in two orders differ by 1e-4 of their largest; half has 11 bits, which
+    # a function of half operands may round to at every step, whatever its result is.
     half = any(kind == "float16" for kind, _ in job.arguments)
     room = 2e-2 if half else 1e-3
     error = float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
