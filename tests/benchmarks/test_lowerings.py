@@ -17,6 +17,7 @@ pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'super
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "lowerings.py"
 
 
+@pytest.mark.slow
 def test_a_quick_run(tmp_path: Path) -> None:
     output = tmp_path / "lowerings.json"
     command = [sys.executable, str(SCRIPT), "--backends", "onnxruntime", "--sizes", "9x12", "16x10", "--busy"]

@@ -111,7 +111,10 @@ def _optimized(graph: ir.Model) -> ir.Model:
         return load(Path(options.optimized_model_filepath))
 
 
-@pytest.mark.parametrize("exported", [_as_it_comes, _unoptimized, _onnxscript, _onnxruntime])
+@pytest.mark.parametrize(
+    "exported",
+    [pytest.param(_as_it_comes, marks=pytest.mark.slow), _unoptimized, _onnxscript, _onnxruntime],
+)
 @pytest.mark.parametrize(
     ("height", "width"),
     [
