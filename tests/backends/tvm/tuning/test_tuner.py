@@ -20,13 +20,11 @@ from superlower.backends.tvm.backend import Tvm
 from superlower.backends.tvm.tuning.store import (
     DEFAULT,
     FILE,
-    SURE,
     Measurements,
     Store,
-    by_schedule,
-    estimate,
+    ranked,
 )
-from superlower.backends.tvm.tuning.tuner import RIVALS
+from superlower.backends.tvm.tuning.tuner import RIVALS, TURNS
 from superlower.driver.tune import Limits, Result, missing, tune
 from superlower.frontends import onnx_files
 from superlower.ir import infer_shapes
@@ -121,17 +119,17 @@ def test_every_task_has_its_default_and_searched_ones_their_trials(run: tuple[Pa
     assert {r.device for r in found.records} == {target("cpu").title}
     assert {r.threads for r in found.records} == {1}
     for task in result.tasks:
-        schedules = by_schedule(r for r in found.records if r.task == task.task)
-        best = min(schedules.values(), key=estimate)
-        assert task.best_s == estimate(best)
-        assert task.default_s is not None
-        assert task.default_s >= task.best_s
-        # What was faster than the default has been measured beside it as often.
-        again = [one for (_, trace), one in schedules.items() if trace and len(one) > 1]
-        assert all(len(one) == 1 + SURE for one in again)
+        schedules = ranked(r for r in found.records if r.task == task.task)
+        (default,) = (one for one in schedules if one.default)
+        assert task.default_s == default.seconds
+        again = [one for one in schedules if one.beside is not None]
+        if again:
+            assert task.best_s == pytest.approx(default.seconds * min(1.0, *(one.beside for one in again)))
+        # What came near the default has been measured in turns with it.
+        assert all(len(one.records) == 1 + TURNS for one in again)
         assert len(again) <= RIVALS
-        lucky = [min(r.time for r in one) for (_, trace), one in schedules.items() if trace]
-        if min(lucky, default=task.default_s) < min(r.time for r in schedules[best[0].device, ""]):
+        first = next(r.time for r in default.records if r.origin == DEFAULT)
+        if any(one.records[0].time < first for one in schedules if not one.default):
             assert again
 
 

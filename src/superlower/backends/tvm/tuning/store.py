@@ -37,8 +37,9 @@ DEFAULT = "default"
 AGAIN = "again"
 """Origin of a further measurement of a schedule that search found, in turns with the default one's."""
 
-SURE, UNSURE = 3, 1.2
-"""A schedule measured less often is taken for so many times slower: the best of a hundred was lucky."""
+
+UNSURE = 1.2
+"""A schedule that wasn't measured beside the default one is taken for so many times slower."""
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -55,6 +56,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         threads: CPU threads at work; 0 for a GPU.
         origin: "default", "transfer" or "search"; "again" where it is measured once more.
         seconds: a call took, one figure a repetition; none if it failed.
+        default_s: what the default schedule took in the same turn; 0 where it wasn't measured beside it.
         error: why it failed.
         trace: TVM's schedule trace as JSON; "" for the default schedule.
         when: UTC time, ISO 8601.
@@ -70,6 +72,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     origin: str
     threads: int = 0
     seconds: tuple[float, ...] = ()
+    default_s: float = 0.0
     error: str = ""
     trace: str = ""
     when: str = ""
@@ -85,12 +88,49 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.origin not in (DEFAULT, AGAIN)
 
 
-def estimate(records: Sequence[Record]) -> float:
-    """Seconds that a schedule takes, by all its measurements on one device; infinite if none succeeded."""
-    times = [record.time for record in records if record.seconds]
-    if not times:
-        return float("inf")
-    return median(times) * (UNSURE if records[0].trace and len(times) < SURE else 1)
+def ranked(records: Iterable[Record]) -> list[Schedule]:
+    """A task's schedules, those that a build should take first.
+
+    A machine's speed changes more from minute to minute than schedules do, and of a hundred measurements one
+    was made in its best moment. So where schedules were measured in turns with the default one, only these
+    can take its place, by how they stood beside it; else all go by their median, searched ones as if slower.
+    """
+    found = [Schedule(tuple(one)) for one in by_schedule(records).values()]
+    if all(one.beside is None for one in found):
+        return sorted(found, key=lambda one: one.seconds * (1 if one.default else UNSURE))
+    standing = {one: 1.0 if one.default else one.beside for one in found}
+    return sorted(
+        found,
+        key=lambda one: (standing[one] is None, one.seconds if standing[one] is None else standing[one]),
+    )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The measurements of one schedule of a task on one device, all of which succeeded."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def default(self) -> bool:
+        """Whether it is the default one."""
+        return not self.records[0].trace
+
+    @property
+    def trace(self) -> str:
+        """TVM's trace as JSON; "" for the default one."""
+        return self.records[0].trace
+
+    @property
+    def seconds(self) -> float:
+        """Of a call, by all its measurements."""
+        return median(record.time for record in self.records)
+
+    @property
+    def beside(self) -> float | None:
+        """Times of the default's time in the same turns; None where it wasn't measured beside it."""
+        ratios = [record.time / record.default_s for record in self.records if record.default_s]
+        return median(ratios) if ratios else None
 
 
 def by_schedule(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
@@ -138,8 +178,8 @@ class Measurements:
         """
         found = [record for record in self.of(task, target, tvm) if record.seconds]
         same = [record for record in found if record.threads == threads]
-        schedule = min(by_schedule(same or found).values(), key=estimate, default=None)
-        return None if schedule is None else min(schedule, key=lambda record: record.time)
+        schedules = ranked(same or found)
+        return min(schedules[0].records, key=lambda record: record.time) if schedules else None
 
 
 def target_key(target: Mapping[str, object]) -> str:
@@ -237,10 +277,10 @@ def fastest(records: Sequence[Record], keep: int) -> list[Record]:
     for record in records:
         if record.seconds:
             groups[record.task, record.target, record.tvm, record.device, record.threads].append(record)
-    kept = []
+    kept: list[Record] = []
     for group in groups.values():
-        schedules = sorted(by_schedule(group).values(), key=estimate)
-        kept += [r for place, one in enumerate(schedules) for r in one if place < keep or not r.trace]
+        for place, one in enumerate(ranked(group)):
+            kept += list(one.records) if place < keep or one.default else []
     return kept
 
 

@@ -35,12 +35,12 @@ from superlower.backends.tvm.tuning.search import Candidate, TaskSearch
 from superlower.backends.tvm.tuning.store import (
     AGAIN,
     DEFAULT,
-    SURE,
     Record,
+    Schedule,
     Store,
     by_schedule,
-    estimate,
     in_force,
+    ranked,
     target_key,
 )
 from superlower.backends.tvm.tuning.tasks import Task, merged, tasks_of
@@ -52,8 +52,10 @@ SMALL = 0.002
 BATCH = 8
 BUILD_S, RUN_S, DEFAULTS_S = 60.0, 15, 900.0
 """Limits of a candidate's build and run, and of the build of all default schedules."""
-RIVALS = 3
-"""Schedules of a task that are measured again before one of them takes the default's place."""
+RIVALS, TURNS = 3, 3
+"""Schedules of a task that are measured again before one takes the default's place, and how often."""
+NEAR = 1.1
+"""Of the default's time: a schedule that came so near it may have met the machine in a slow moment."""
 AGAIN_S, AGAIN_SHARE = 8.0, 0.1
 """Time that is kept for that: of a task, and at most of the whole run."""
 WAIT_S = 300.0
@@ -234,7 +236,7 @@ class _Run:
         Of a hundred that are equally fast one was measured in the machine's best moment.
         """
         rivals = {one.task.key: self._rivals(one.task) for one in self._searches.values()}
-        total = sum(SURE * (1 + len(each)) for each in rivals.values() if each)
+        total = sum(TURNS * (1 + len(each)) for each in rivals.values() if each)
         if self._asked.dry or not total:
             return
         self._journal.tell(Event(stage="measuring the fastest again", total=total))
@@ -243,25 +245,28 @@ class _Run:
                 self._take_turns(self._tasks[key], candidates)
 
     def _rivals(self, task: Task) -> list[Candidate]:
-        """Schedules that were faster than the default, too few times to be sure, the fastest first."""
-        schedules = by_schedule(self._known(task))
-        default = estimate(schedules.get((self._asked.device, ""), []))
-        faster = [
-            (one, trace)
-            for (_, trace), one in schedules.items()
-            if trace and len(one) < SURE and min(record.time for record in one) < default
+        """The fastest schedules that weren't measured in turns with the default one and may be faster."""
+        schedules = [Schedule(tuple(one)) for one in by_schedule(self._known(task)).values()]
+        default = next((one.seconds for one in schedules if one.default), 0.0)
+        near = [
+            one
+            for one in schedules
+            if not one.default and one.beside is None and one.seconds < NEAR * default
         ]
-        faster.sort(key=lambda pair: estimate(pair[0]))
-        return [Candidate(trace, AGAIN) for _, trace in faster[:RIVALS]]
+        near.sort(key=lambda one: one.seconds)
+        return [Candidate(one.trace, AGAIN) for one in near[:RIVALS]]
 
     def _take_turns(self, task: Task, candidates: Sequence[Candidate]) -> None:
         built = self._built(task, candidates)
         turns = [(candidate, library) for candidate, library, reply in built if not reply.error]
-        for _ in range(SURE):
-            for candidate, library in [(Candidate("", DEFAULT), self._defaults_library), *turns]:
+        for _ in range(TURNS):
+            default_s = 0.0
+            for candidate, library in [(Candidate("", AGAIN), self._defaults_library), *turns]:
                 if self._left_s() <= 0:
                     return
-                self._keep(task, candidate, self._run(task, str(library)))
+                reply = self._run(task, str(library))
+                self._keep(task, candidate, reply, default_s if candidate.trace else 0.0)
+                default_s = default_s if candidate.trace else min(reply.seconds, default=0.0)
                 self._journal.tell(Event(measured=1))
 
     def _measure(self, one: TaskSearch, candidates: Sequence[Candidate]) -> list[tuple[Candidate, Reply]]:
@@ -321,7 +326,7 @@ class _Run:
         # The device may have failed rather than the schedule: another one gets to say.
         return self._runners.do(job, WAIT_S) if reply.error else reply
 
-    def _keep(self, task: Task, candidate: Candidate, reply: Reply) -> None:
+    def _keep(self, task: Task, candidate: Candidate, reply: Reply, default_s: float = 0.0) -> None:
         record = Record(
             task=task.key,
             name=task.name,
@@ -333,6 +338,7 @@ class _Run:
             origin=candidate.origin,
             threads=self._asked.threads,
             seconds=reply.seconds,
+            default_s=default_s,
             error=reply.error,
             trace=candidate.trace,
             when=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -387,8 +393,11 @@ class _Run:
     def _line(self, task: Task) -> TaskLine:
         one = self._searches.get(task.key)
         known = self._known(task)
-        default = estimate([record for record in known if not record.trace])
-        best = min(map(estimate, by_schedule(known).values()), default=None)
+        schedules = ranked(known)
+        default = next((one.seconds for one in schedules if one.default), None)
+        best = schedules[0].seconds if schedules else None
+        if schedules and default is not None and (beside := schedules[0].beside) is not None:
+            best = default * beside
         state = "small" if one is None else "searching"
         if one is not None and one.done:
             state = "exhausted" if one.exhausted else "done"
@@ -397,7 +406,7 @@ class _Run:
             name=task.name,
             calls=task.calls,
             share=task.calls * self._defaults.get(task.key, 0.0) / (self._total_s() or 1.0),
-            default_s=None if default == float("inf") else default,
+            default_s=default,
             best_s=best,
             trials=sum(record.searched for record in known),
             failed=self._failed.get(task.key, 0),
