@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +51,56 @@ def test_registers_follow_the_instruction_set() -> None:
     assert registers(frozenset({"avx", "avx2"})) == AVX2
     assert registers(frozenset({"neon"})) == NEON
     assert registers(frozenset()).lanes == 4
+
+
+AXES = """
+import json, sys
+import onnx_ir as ir
+from tvm import s_tir, tirx
+from superlower.backends.tvm import blocks, build, schedule
+from superlower.backends.tvm.processors import Cpu
+where = Cpu({"kind": "llvm", "mcpu": "haswell", "num-cores": 2})
+found = {}
+for name, function in build.fused(ir.load(sys.argv[1]), where).functions_items():
+    if not isinstance(function, tirx.PrimFunc):
+        continue
+    made = s_tir.Schedule(function)
+    for block in made.get_child_blocks(made.get_sblock("root")):
+        if blocks.is_reduction(made, block):
+            spatial = [kind for kind in blocks.kinds(made, block) if kind == blocks.SPATIAL]
+            found[blocks.name(made, block)] = schedule._reuse_axis(made, block, len(spatial))
+print(json.dumps(found))
+"""
+
+
+def test_tiles_go_along_what_the_input_is_the_same_for(tmp_path: Path) -> None:
+    """A convolution's channels, however many rows its frame has; a product's rows."""
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("w", (8, 4, 3, 3)), ("m", (24, 16)))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("MatMul", ["a", "m"], ["y"]),
+    ]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 4, 40, 24]), ("y", [1, 8, 40, 16]))
+    )
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)]), tmp_path / "g.onnx")
+    done = subprocess.run(
+        [sys.executable, "-c", AXES, str(tmp_path / "g.onnx")],
+        env={**os.environ, "TVM_USE_RUNTIME_LIB": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["conv2d_nchw"] == 1
+    assert found["matmul"] == 2
 
 
 CASES: dict[str, tuple[str, tuple[tuple[int, ...], ...], dict[str, object]]] = {

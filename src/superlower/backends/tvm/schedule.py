@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Any, Protocol
 
 from superlower.backends.tvm import blocks
+
+ENOUGH_PARALLEL = 32
+"""Iterations in parallel that leave no core of a desktop idle for long."""
 
 
 @dataclass(frozen=True)
@@ -131,17 +135,19 @@ def apply_schedule(schedule: Any, tiles: Tiles) -> int:
 def _tile(schedule: Any, block: Any, epilogue: Any, tiles: Tiles) -> None:
     """Hold a tile (reuse axis x vectors along the last axis) of the output in registers over the reduction.
 
-    for outer..., reuse/R in parallel:
-      for x/(V*lanes):
+    for outer... in parallel:
+      for x/(V*lanes), reuse/R:
         tile[R, V, lanes] = 0
         for reduction...: tile[r, v, :] += a[...] * b[...]
         output[R, V*lanes] = epilogue(tile)
 
-    Or with reuse/R inside x/(V*lanes), where the tiles say so.
+    So what the tiles of a column read of the input stays in the cache. Or with reuse/R among the outer loops,
+    where the tiles say so.
     """
     loops = schedule.get_loops(epilogue)
     reuse = _reuse_axis(schedule, block, len(loops))
-    tile = tiles.cut(schedule, None if reuse is None else loops[reuse], loops[-1])
+    others = prod(int(schedule.get(loop).extent) for i, loop in enumerate(loops[:-1]) if i != reuse)
+    tile = tiles.cut(schedule, None if reuse is None else loops[reuse], loops[-1], others)
     outer = list(loops[:-1])
     inner, last = [], []
     if reuse is not None:
@@ -193,8 +199,12 @@ class Tile:
 class Tiles(Protocol):
     """Chooses tiles."""
 
-    def cut(self, schedule: Any, reuse: Any | None, last: Any) -> Tile:
-        """Split the reuse loop, if there is one, and the last loop."""
+    def cut(self, schedule: Any, reuse: Any | None, last: Any, others: int) -> Tile:
+        """Split the reuse loop, if there is one, and the last loop.
+
+        Args:
+            others: iterations of all the other outer loops.
+        """
         ...
 
 
@@ -204,23 +214,33 @@ class _Chosen:
 
     vectors: Registers
 
-    def cut(self, schedule: Any, reuse: Any | None, last: Any) -> Tile:
+    def cut(self, schedule: Any, reuse: Any | None, last: Any, others: int) -> Tile:
         height, width = (1 if loop is None else int(schedule.get(loop).extent) for loop in (reuse, last))
         rows, columns, lanes = _tile_sizes(height, width, self.vectors)
         held = () if reuse is None else schedule.split(reuse, factors=[None, rows])
-        return Tile(held, schedule.split(last, factors=[None, columns, lanes]), lanes)
+        # Without the rows, the loops that run in parallel must be enough for every core.
+        inside = others >= ENOUGH_PARALLEL
+        return Tile(held, schedule.split(last, factors=[None, columns, lanes]), lanes, rows_inside=inside)
 
 
 def _reuse_axis(schedule: Any, block: Any, spatial: int) -> int | None:
-    """The spatial axis but the last that an operand doesn't depend on: it is loaded once for all rows."""
+    """The spatial axis but the last along which an operand is loaded once for all rows of a tile.
+
+    Best one that what is loaded by vectors doesn't depend on: a convolution's output channels, along which
+    its input is the same, rather than its rows, along which only the weights are, single elements.
+    """
     from tvm.tirx.analysis import undefined_vars
 
     body = schedule.get(block)
     axes = [axis.var for axis in body.iter_vars][:spatial]
     sizes = [int(axis.dom.extent) for axis in body.iter_vars][:spatial]
     used = [{v for dim in region.region for v in undefined_vars(dim.min)} for region in body.reads]
-    found = [i for i in range(spatial - 1) if sizes[i] > 1 and any(axes[i] not in names for names in used)]
-    return max(found, key=lambda i: sizes[i]) if found else None
+    vectors = [names for names in used if axes[-1] in names]
+
+    def free(operands: list[set[Any]]) -> list[int]:
+        return [i for i in range(spatial - 1) if sizes[i] > 1 and any(axes[i] not in n for n in operands)]
+
+    return max(free(vectors) or free(used), key=lambda i: sizes[i], default=None)
 
 
 def lanes_of(columns: int, vectors: Registers) -> int:

@@ -31,7 +31,7 @@ class _Sampled:
     rows_inside: bool
     near: bool
 
-    def cut(self, schedule: Any, reuse: Any | None, last: Any) -> Tile:
+    def cut(self, schedule: Any, reuse: Any | None, last: Any, others: int) -> Tile:
         lanes = lanes_of(int(schedule.get(last).extent), self.vectors)
         rows = () if reuse is None else _drawn(schedule, reuse, MOST_ROWS)
         # Whole vectors first: what is drawn from is a loop.
