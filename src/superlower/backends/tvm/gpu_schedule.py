@@ -210,6 +210,8 @@ class Roles:
 def schedule_convolution(function: Any) -> Any:
     """A scheduled copy of a primitive function that is one convolution, with what is fused to it.
 
+    `tuning.store.DEFAULTS` is its version: other tiles, another number.
+
     Raises:
         ScheduleError: it isn't one: grouped convolutions, matrix products and poolings aren't.
     """

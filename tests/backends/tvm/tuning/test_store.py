@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from superlower.backends.tvm.tuning import store
-from superlower.backends.tvm.tuning.store import AGAIN, DEFAULT, FILE, Record, Store
+from superlower.backends.tvm.tuning.store import AGAIN, DEFAULT, DEFAULTS, FILE, Record, Store
 from superlower.errors import BadInputError
 
 
@@ -29,6 +29,7 @@ def record(task: str = "a", seconds: tuple[float, ...] = (0.5, 0.25), **changed:
         origin="search",
         threads=2,
         seconds=seconds,
+        defaults=DEFAULTS,
         trace=f"trace {task} {seconds}",
     )
     return msgspec.structs.replace(plain, **changed)
@@ -163,6 +164,8 @@ def test_one_lucky_measurement_takes_nobodys_place(tmp_path: Path) -> None:
     assert best(default, once, *again) == ""
     assert best(default, once, *again, *sure) == "sure"
     assert best(default, once, *again, *later, record(seconds=(0.4,), trace="not beside it")) == ""
+    old = record(seconds=(0.2,), default_s=1.0, trace="beside other defaults", origin=AGAIN, defaults=1)
+    assert best(default, once, *again, old) == ""
     kept = store.fastest([default, once, *again, *later, *sure], 1)
     assert {r.trace for r in kept} == {"", "sure"}
     assert len(kept) == 1 + len(sure)

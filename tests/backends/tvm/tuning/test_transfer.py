@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from superlower.backends.tvm.tuning.search import trials_to
-from superlower.backends.tvm.tuning.store import Record
+from superlower.backends.tvm.tuning.store import DEFAULTS, Record
 from superlower.backends.tvm.tuning.tasks import Task
 from superlower.backends.tvm.tuning.transfer import nearest_factors, suggestions
 
@@ -28,6 +28,7 @@ def record(task: str, height: int, width: int, seconds: float, **changed: object
         device="d",
         origin="search",
         seconds=(seconds,),
+        defaults=DEFAULTS,
         trace=f"{task} {seconds}",
     )
     return msgspec.structs.replace(plain, **changed)
@@ -76,6 +77,12 @@ def test_the_nearest_architecture_comes_first() -> None:
     # The task's own schedules elsewhere before another size's here.
     size = record("there", 144, 176, 0.01, target="cuda/sm_89")
     assert suggestions(TASK, "cuda/sm_89", [size, *by_arch.values()])[-1] == size
+
+
+def test_what_was_measured_beside_other_defaults_is_measured_again() -> None:
+    old = record("here", 180, 320, 0.1, defaults=1)
+    assert suggestions(TASK, "llvm/a", [old]) == [old]
+    assert suggestions(TASK, "llvm/a", [record("here", 180, 320, 0.1)]) == []
 
 
 def test_only_what_could_fit_is_suggested() -> None:

@@ -38,6 +38,10 @@ AGAIN = "again"
 """Origin of a further measurement of a schedule that search found, in turns with the default one's."""
 
 
+DEFAULTS = 2
+"""Version of the default schedules (`schedule`, `gpu_schedule`): raise it with what they do. A schedule that
+was faster than others may be slower than these, so a build takes none that was measured beside others."""
+
 UNSURE = 1.2
 """A schedule that wasn't measured beside the default one is taken for so many times slower."""
 
@@ -59,6 +63,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         default_s: what the default schedule took in the same turn; 0 where it wasn't measured beside it.
         error: why it failed.
         trace: TVM's schedule trace as JSON; "" for the default schedule.
+        defaults: version of the default schedules it was measured beside.
         when: UTC time, ISO 8601.
     """
 
@@ -75,6 +80,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     default_s: float = 0.0
     error: str = ""
     trace: str = ""
+    defaults: int = 1
     when: str = ""
 
     @property
@@ -95,7 +101,7 @@ def ranked(records: Iterable[Record]) -> list[Schedule]:
     was made in its best moment. So where schedules were measured in turns with the default one, only these
     can take its place, by how they stood beside it; else all go by their median, searched ones as if slower.
     """
-    found = [Schedule(tuple(one)) for one in by_schedule(records).values()]
+    found = schedules_of(records)
     if all(one.beside is None for one in found):
         return sorted(found, key=lambda one: one.seconds * (1 if one.default else UNSURE))
     standing = {one: 1.0 if one.default else one.beside for one in found}
@@ -133,13 +139,13 @@ class Schedule:
         return median(ratios) if ratios else None
 
 
-def by_schedule(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Measurements that succeeded, by device and trace."""
+def schedules_of(records: Iterable[Record]) -> list[Schedule]:
+    """A task's schedules, by device and trace, of what succeeded."""
     found = defaultdict(list)
     for record in records:
         if record.seconds:
             found[record.device, record.trace].append(record)
-    return found
+    return [Schedule(tuple(one)) for one in found.values()]
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -163,11 +169,12 @@ class Measurements:
     def _by_task(self) -> dict[tuple[str, str, str], list[Record]]:
         found = defaultdict(list)
         for record in self.records:
-            found[record.task, record.target, record.tvm].append(record)
+            if record.defaults == DEFAULTS:
+                found[record.task, record.target, record.tvm].append(record)
         return found
 
     def of(self, task: str, target: str, tvm: str) -> Sequence[Record]:
-        """Every measurement of a task for a target by a TVM version."""
+        """Every measurement of a task for a target by a TVM version, beside the default schedules of now."""
         return self._by_task.get((task, target, tvm), ())
 
     def best(self, task: str, target: str, tvm: str, threads: int = 0) -> Record | None:
@@ -272,11 +279,12 @@ class Store:
 
 
 def fastest(records: Sequence[Record], keep: int) -> list[Record]:
-    """The `keep` fastest schedules of each task, target, version, device and threads, and its default."""
+    """The `keep` fastest schedules of each task, target, versions, device and threads, and its default."""
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in records:
         if record.seconds:
-            groups[record.task, record.target, record.tvm, record.device, record.threads].append(record)
+            where = record.target, record.tvm, record.defaults, record.device, record.threads
+            groups[record.task, *where].append(record)
     kept: list[Record] = []
     for group in groups.values():
         for place, one in enumerate(ranked(group)):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from math import log, prod
 from typing import Any
 
-from superlower.backends.tvm.tuning.store import Record, fastest
+from superlower.backends.tvm.tuning.store import DEFAULTS, Record, fastest
 from superlower.backends.tvm.tuning.tasks import Task
 
 _TILE = "SamplePerfectTile"
@@ -23,7 +23,7 @@ SUGGESTIONS = 8
 def suggestions(task: Task, target: str, records: Iterable[Record], most: int = SUGGESTIONS) -> list[Record]:
     """Records to start a task from, most promising first.
 
-    Those of the task itself on other processors come before those of like tasks of other sizes; among these,
+    Those of the task itself on other processors, or beside default schedules of other versions, come before those of like tasks of other sizes; among these,
     the nearest sizes and processors first, then the fastest.
 
     Args:
@@ -34,7 +34,8 @@ def suggestions(task: Task, target: str, records: Iterable[Record], most: int = 
     usable = [
         record
         for record in like
-        if (record.task, record.target) != (task.key, target) and _family(record.target) == _family(target)
+        if (record.task, record.target, record.defaults) != (task.key, target, DEFAULTS)
+        and _family(record.target) == _family(target)
     ]
     order = {record: place for place, record in enumerate(fastest(usable, most))}
     ranked = sorted(order, key=lambda r: (_far(task, target, r), order[r]))

@@ -35,12 +35,12 @@ from superlower.backends.tvm.tuning.search import Candidate, TaskSearch
 from superlower.backends.tvm.tuning.store import (
     AGAIN,
     DEFAULT,
+    DEFAULTS,
     Record,
-    Schedule,
     Store,
-    by_schedule,
     in_force,
     ranked,
+    schedules_of,
     target_key,
 )
 from superlower.backends.tvm.tuning.tasks import Task, merged, tasks_of
@@ -134,6 +134,7 @@ class _Run:
             record
             for record in self._all
             if (record.task, record.target, record.tvm) == (task.key, self._target_key, self._version)
+            and record.defaults == DEFAULTS
             and (record.device, record.threads) == (self._asked.device, self._asked.threads)
         ]
 
@@ -246,14 +247,10 @@ class _Run:
 
     def _rivals(self, task: Task) -> list[Candidate]:
         """The fastest schedules that weren't measured in turns with the default one and may be faster."""
-        schedules = [Schedule(tuple(one)) for one in by_schedule(self._known(task)).values()]
+        schedules = schedules_of(self._known(task))
         default = next((one.seconds for one in schedules if one.default), 0.0)
-        near = [
-            one
-            for one in schedules
-            if not one.default and one.beside is None and one.seconds < NEAR * default
-        ]
-        near.sort(key=lambda one: one.seconds)
+        rest = [one for one in schedules if not one.default and one.beside is None]
+        near = sorted((o for o in rest if o.seconds < NEAR * default), key=lambda one: one.seconds)
         return [Candidate(one.trace, AGAIN) for one in near[:RIVALS]]
 
     def _take_turns(self, task: Task, candidates: Sequence[Candidate]) -> None:
@@ -341,6 +338,7 @@ class _Run:
             default_s=default_s,
             error=reply.error,
             trace=candidate.trace,
+            defaults=DEFAULTS,
             when=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         with self._keeping:
