@@ -104,11 +104,12 @@ def ranked(records: Iterable[Record]) -> list[Schedule]:
     found = schedules_of(records)
     if all(one.beside is None for one in found):
         return sorted(found, key=lambda one: one.seconds * (1 if one.default else UNSURE))
-    standing = {one: 1.0 if one.default else one.beside for one in found}
-    return sorted(
-        found,
-        key=lambda one: (standing[one] is None, one.seconds if standing[one] is None else standing[one]),
-    )
+
+    def place(one: Schedule) -> tuple[bool, float]:
+        beside = 1.0 if one.default else one.beside
+        return beside is None, one.seconds if beside is None else beside
+
+    return sorted(found, key=place)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ SUGGESTIONS = 8
 def suggestions(task: Task, target: str, records: Iterable[Record], most: int = SUGGESTIONS) -> list[Record]:
     """Records to start a task from, most promising first.
 
-    Those of the task itself on other processors, or beside default schedules of other versions, come before those of like tasks of other sizes; among these,
-    the nearest sizes and processors first, then the fastest.
+    Those of the task itself on other processors, or beside default schedules of other versions, come before
+    those of like tasks of other sizes; among these, the nearest sizes and processors first, then the fastest.
 
     Args:
         target: key of the target tuned for.
