@@ -222,20 +222,20 @@ def transfer(args: argparse.Namespace) -> None:
                 )
         for task in {record.task: record for record in Store(cold).read().records}.values():
             curves = {name: _curve(Store(folder), task) for name, folder in (("cold", cold), ("warm", warm))}
-            if min(map(len, curves.values())) < 2:
+            if not all(curves.values()):
                 continue
-            best = min(min(curve) for curve in curves.values())
+            best = min(1.0, *(min(curve) for curve in curves.values()))
             reached = {name: trials_to(curve, best / NEAR) for name, curve in curves.items()}
             rows.append({"task": task.name, "best": best, "to_95": reached, "curves": curves})
     print_table(
-        f"{args.graph} at {there} after {here}: measurements to 95 % of the best known, the default's aside",
-        ("task", "times its default", "cold", "from the other size"),
+        f"{args.graph} at {there} after {here}: measurements until search itself came to 95 % of the best known",
+        ("task", "best by its default", "cold", "from the other size"),
         (
             (
                 row["task"],
                 f"{1 / row['best']:.2f}",
                 *(
-                    f"over {len(row['curves'][k]) - 1}" if (n := row["to_95"][k]) is None else n - 1
+                    f"over {len(row['curves'][k])}" if (n := row["to_95"][k]) is None else n
                     for k in ("cold", "warm")
                 ),
             )
@@ -248,7 +248,7 @@ def transfer(args: argparse.Namespace) -> None:
 
 
 def _curve(store: Store, task: Record) -> list[float]:
-    """The best time after each schedule of a task, in those of the default schedule, which is the first.
+    """The best time after each schedule of a task that was searched, in those of the default schedule.
 
     Of the same run's: from run to run the machine's speed changes more than the schedules.
     """
@@ -256,7 +256,7 @@ def _curve(store: Store, task: Record) -> list[float]:
     default = next((record.time for record in mine if record.origin == DEFAULT and record.seconds), None)
     if default is None:
         return []
-    best, found = 1.0, [1.0]
+    best, found = float("inf"), []
     for record in mine:
         if record.searched:
             best = min(best, record.time / default)
