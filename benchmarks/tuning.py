@@ -228,7 +228,7 @@ def transfer(args: argparse.Namespace) -> None:
             reached = {name: trials_to(curve, best / NEAR) for name, curve in curves.items()}
             rows.append({"task": task.name, "best": best, "to_95": reached, "curves": curves})
     print_table(
-        f"{args.graph} at {there} after {here}: measurements until search itself came to 95 % of the best known",
+        f"{args.graph} at {there} after {here}: measurements until search came to 95 % of the best known",
         ("task", "best by its default", "cold", "from the other size"),
         (
             (
