@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from superlower.backends.tvm.engine import nvidia_gpus
 from superlower.backends.tvm.tuning.store import Record, Store
 from support.command import superlower
 
@@ -47,11 +48,25 @@ def test_refusals(lone: Path, tmp_path: Path, arguments: tuple[object, ...], sai
     assert not (tmp_path / "database").exists()
 
 
-@pytest.mark.parametrize("target", ["v100", "rtx4090"])
-def test_what_cannot_be_tuned_for_is_said(lone: Path, tmp_path: Path, target: str) -> None:
-    outcome = superlower("tune", lone, "--target", target, "--trials", 1, "--db", tmp_path / "d")
-    assert outcome.code in (2, 6)
-    assert "CPUs so far" in outcome.verdict or "isn't installed" in outcome.verdict
+@pytest.mark.parametrize(
+    ("target", "options", "code", "message"),
+    [
+        ("v100", (), 6, "by --tracker and --key"),
+        ("rtx4090", ("--precision", "fp16"), 6, "by --tracker and --key"),
+        ("rtx4090", ("--precision", "int8"), 2, "int8 graphs are made by compile's calibration"),
+        ("intel-gpu", (), 2, "the apache-tvm wheel has no OpenCL runtime"),
+    ],
+)
+def test_what_cannot_be_tuned_for_is_said(
+    lone: Path, tmp_path: Path, target: str, options: tuple[str, ...], code: int, message: str
+) -> None:
+    if target != "intel-gpu" and not isinstance(nvidia_gpus(), str):
+        pytest.skip("this machine has an NVIDIA GPU")
+    outcome = superlower("tune", lone, "--target", target, "--trials", 1, "--db", tmp_path / "d", *options)
+    if "isn't installed" in outcome.verdict:
+        pytest.skip(outcome.verdict)
+    assert outcome.code == code
+    assert message in outcome.verdict
 
 
 def test_the_default_database_may_be_switched_off(lone: Path) -> None:
