@@ -47,6 +47,7 @@ def test_the_running_average_compiles_and_averages(tmp_path: Path) -> None:
     assert levels == pytest.approx([1.0, keep, keep**2], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_sharpener_runs_where_busy(tmp_path: Path) -> None:
     folder, bundle = tmp_path / "busy", tmp_path / "busy.bundle"
     command = [
