@@ -74,8 +74,12 @@ def computed(function: Any, given: list[np.ndarray[Any, Any]]) -> np.ndarray[Any
     return np.asarray(tensors[-1].numpy())
 
 
-def largest_error(task: Task, where: Any, traces: list[str]) -> float:
-    """Over schedules of a task, beside its default one; those on tensor cores before that step."""
+def compared(task: Task, where: Any, traces: list[str]) -> tuple[float, int]:
+    """Schedules of a task beside its default one: the largest error, and how many ran.
+
+    Those on tensor cores are run as they are before that step. TVM's code for CPUs takes no large buffer
+    inside loops: schedules that have one don't run.
+    """
     import tvm
 
     rng = np.random.default_rng(0)
@@ -84,14 +88,20 @@ def largest_error(task: Task, where: Any, traces: list[str]) -> float:
     text = tvm.ir.save_json(normal(task.function))
     default = where.scheduled(tvm.ir.load_json(text)).module["main"]
     expected = computed(default, given).astype(np.float64)
-    worst = 0.0
+    worst, ran = 0.0, 0
     for trace in traces:
         steps = transfer.before_postprocessing(json.loads(trace)) if "wmma" in trace else json.loads(trace)
         schedule = transfer.applied(tvm.ir.load_json(text), json.dumps(steps))
         assert schedule is not None
-        found = computed(schedule.mod["main"], given).astype(np.float64)
+        try:
+            found = computed(schedule.mod["main"], given).astype(np.float64)
+        except tvm.error.InternalError as error:
+            if "Unknown device id" not in str(error):
+                raise
+            continue
+        ran += 1
         worst = max(worst, float(np.max(np.abs(found - expected)) / np.max(np.abs(expected))))
-    return worst
+    return worst, ran
 
 
 def main(file: Path) -> None:
@@ -111,7 +121,7 @@ def main(file: Path) -> None:
         for task in tasks_of(fused(ir.load(graph), where)):
             traces = sorted({r.trace for r in records if r.task == task.key and r.trace and r.seconds})
             if traces:
-                errors[task.name] = largest_error(task, where, traces)
+                errors[task.name] = compared(task, where, traces)
     found = {"result": result, "errors": errors}
     Path(asked.result).write_text(json.dumps(found))
 

@@ -99,8 +99,8 @@ def test_candidates_are_built_kept_and_compute_the_same(run: Any) -> None:
     assert len(built) >= TRIALS // 2, [record.error for record in records if record.error]
     # Sums of a few hundred products in another order; half-precision results are rounded to 11 bits.
     room = 2e-6 if GPUS[name] is Precision.FP32 else 2e-3
-    assert found["errors"]
-    assert max(found["errors"].values()) <= room
+    assert sum(ran for _, ran in found["errors"].values()) >= len(built) // 2 > 0
+    assert max(error for error, _ in found["errors"].values()) <= room
 
 
 @pytest.mark.slow

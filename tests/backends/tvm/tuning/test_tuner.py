@@ -205,7 +205,7 @@ def test_foreign_and_unfit_records_do_no_harm(run: tuple[Path, Path, Result], tm
     file, database, _ = run
     found = measurements(database)
     wrong = [
-        msgspec.structs.replace(r, seconds=(1e-9,), trace='[[["NoSuchStep",[],[],[]]],[]]')
+        msgspec.structs.replace(r, seconds=(1e-9,), default_s=1.0, trace='[[["NoSuchStep",[],[],[]]],[]]')
         for r in found.records
         if r.trace
     ][:1]
