@@ -52,7 +52,7 @@ def test_every_probe_is_passed(case: Case, form: str) -> None:
 sizes = st.integers(1, 6)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_geometry(data: st.DataObject) -> None:
     """Sizes, groups and windows drawn at random, with offsets far outside and just at the border."""

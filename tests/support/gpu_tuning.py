@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -49,18 +49,10 @@ class StandIn:
         slow = 10 if Path(job.library).stem == "defaults" else 1
         return Reply(seconds=(1e-4 * slow * (1 + taken),) * 3)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
 
 def pool(kind: str, *arguments: Any) -> Any:
     """Real builders; in the place of the GPU the stand-in."""
-    return StandIn() if kind == "run" else Pool(kind, *arguments)
+    return nullcontext(StandIn()) if kind == "run" else Pool(kind, *arguments)
 
 
 def computed(function: Any, given: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
