@@ -18,8 +18,8 @@ from superlower.backends import sdk
 from superlower.backends.base import BuildOptions
 from superlower.backends.process import build_in_subprocess
 from superlower.backends.registry import backend
+from superlower.backends.tensorrt.cuda import Driver
 from superlower.backends.tvm.backend import Tvm, cores, tvm_target
-from superlower.backends.tvm.engine import nvidia_names
 from superlower.backends.tvm.tuning import journal, tuner
 from superlower.backends.tvm.tuning.journal import Event
 from superlower.backends.tvm.tuning.request import Request, Result
@@ -152,8 +152,11 @@ def _device(target: Target) -> str:
     """What measures on this machine, in words: a GPU by its own name, as several are of one architecture."""
     if target.kind != "nvidia-gpu":
         return target.title
-    names = nvidia_names()
-    return names[0] if names else target.title
+    try:
+        found = Driver().devices()
+    except MissingSdkError:
+        return target.title
+    return found[0].name if found else target.title
 
 
 @contextmanager

@@ -211,43 +211,18 @@ def _restore(name: str, value: str | None) -> None:
 
 def nvidia_gpus() -> list[int] | str:
     """Compute capabilities (86 for 8.6) of this machine's NVIDIA GPUs, or why there are none."""
-    driver = _driver()
-    if isinstance(driver, str):
-        return driver
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver on this machine (libcuda.so.1 not found)"
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return "the NVIDIA driver finds no GPU on this machine"
     found = []
-    for device in range(_count(driver)):
+    for device in range(count.value):
         major, minor = ctypes.c_int(), ctypes.c_int()
         # 75 and 76: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
         driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
         driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
         found.append(10 * major.value + minor.value)
     return found
-
-
-def nvidia_names() -> list[str]:
-    """What the driver calls this machine's NVIDIA GPUs; none where there is none."""
-    driver = _driver()
-    if isinstance(driver, str):
-        return []
-    found = []
-    for device in range(_count(driver)):
-        name = ctypes.create_string_buffer(256)
-        driver.cuDeviceGetName(name, len(name), device)
-        found.append(name.value.decode(errors="replace"))
-    return found
-
-
-def _driver() -> ctypes.CDLL | str:
-    """NVIDIA's driver with a GPU, ready for use; or why there is none."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver on this machine (libcuda.so.1 not found)"
-    if driver.cuInit(0) != 0 or _count(driver) == 0:
-        return "the NVIDIA driver finds no GPU on this machine"
-    return driver
-
-
-def _count(driver: ctypes.CDLL) -> int:
-    count = ctypes.c_int()
-    return count.value if driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
