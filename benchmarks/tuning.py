@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,7 +27,7 @@ from superlower.backends.base import Artifact, BuildOptions, Feeds, Session
 from superlower.backends.onnxruntime import OnnxRuntime
 from superlower.backends.tvm.backend import Tvm, tvm_target
 from superlower.backends.tvm.tuning.search import trials_to
-from superlower.backends.tvm.tuning.store import DEFAULT, Record, Store
+from superlower.backends.tvm.tuning.store import Store
 from superlower.cli.common import Bars, console, parse_size, print_table
 from superlower.driver.building import Job, legal_graph
 from superlower.driver.speed import physical_cores, take_turns
@@ -200,10 +201,13 @@ def _feeds(graph: ir.Model) -> Feeds:
 
 
 def transfer(args: argparse.Namespace) -> None:
-    """Tune a graph's tasks at one size, then at another, from there and cold; count the measurements."""
+    """Tune a graph's tasks at one size, then at another, from there and cold; count the measurements.
+
+    Then every schedule that either run at the other size came to is timed again, all of them in turns with
+    the default one: single measurements of a run differ by more than the few percent in question.
+    """
     threads = physical_cores()
     here, there = args.sizes
-    rows = []
     with tempfile.TemporaryDirectory() as place:
         warm, cold = Path(place) / "warm", Path(place) / "cold"
         for size, database, helped in ((here, warm, True), (there, cold, False), (there, warm, True)):
@@ -220,13 +224,26 @@ def transfer(args: argparse.Namespace) -> None:
                     transfer=helped,
                     progress=bars,
                 )
-        for task in {record.task: record for record in Store(cold).read().records}.values():
-            curves = {name: _curve(Store(folder), task) for name, folder in (("cold", cold), ("warm", warm))}
-            if not all(curves.values()):
-                continue
-            best = min(1.0, *(min(curve) for curve in curves.values()))
-            reached = {name: trials_to(curve, best / NEAR) for name, curve in curves.items()}
-            rows.append({"task": task.name, "best": best, "to_95": reached, "curves": curves})
+        names = {record.task: record.name for record in Store(cold).read().records}
+        tried = {
+            task: {name: _tried(Store(folder), task) for name, folder in (("cold", cold), ("warm", warm))}
+            for task in names
+        }
+        searched = {task: runs for task, runs in tried.items() if all(runs.values())}
+        clean, _ = apply(model.graphs[args.graph], default_pipeline())
+        save(legal_graph(Job(Tvm(), target(TARGET), Precision.FP32), clean).model, Path(place) / "graph.onnx")
+        console.print(f"timing the schedules of {len(searched)} tasks again, in turns")
+        # This process has TVM's runtime library by now, which has no compiler.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+            asked = {task: [*runs["cold"], *runs["warm"]] for task, runs in searched.items()}
+            stood = child.submit(_beside_default, Path(place), asked, threads, args.rounds).result()
+    rows = []
+    for task, runs in searched.items():
+        ratios = stood[task]
+        best = min(1.0, *ratios.values())
+        curves = {name: _curve([ratios.get(one, float("inf")) for one in run]) for name, run in runs.items()}
+        reached = {name: trials_to(curve, best / NEAR) for name, curve in curves.items()}
+        rows.append({"task": names[task], "best": best, "to_95": reached, "curves": curves})
     print_table(
         f"{args.graph} at {there} after {here}: measurements until search came to 95 % of the best known",
         ("task", "best by its default", "cold", "from the other size"),
@@ -242,26 +259,75 @@ def transfer(args: argparse.Namespace) -> None:
             for row in rows
         ),
     )
-    found = {"machine": machine(["tvm"]), "sizes": args.sizes, "trials": args.trials, "rows": rows}
+    found = {
+        "machine": machine(["tvm"]),
+        "sizes": args.sizes,
+        "trials": args.trials,
+        "rounds": args.rounds,
+        "rows": rows,
+    }
     path = write(f"tuning-transfer-{args.graph}", parse_size(there), found, args.output)
     console.print(f"written: {path}", soft_wrap=True)
 
 
-def _curve(store: Store, task: Record) -> list[float]:
-    """The best time after each schedule of a task that was searched, in those of the default schedule.
+def _tried(store: Store, task: str) -> list[str]:
+    """The schedules of a task in the order a search measured them; "" for one that failed."""
+    mine = [record for record in store.read().records if record.task == task and record.searched]
+    return [record.trace if record.seconds else "" for record in mine]
 
-    Of the same run's: from run to run the machine's speed changes more than the schedules.
-    """
-    mine = [record for record in store.read().records if record.task == task.task]
-    default = next((record.time for record in mine if record.origin == DEFAULT and record.seconds), None)
-    if default is None:
-        return []
+
+def _curve(ratios: Sequence[float]) -> list[float]:
+    """The best after each."""
     best, found = float("inf"), []
-    for record in mine:
-        if record.searched:
-            best = min(best, record.time / default)
-            found.append(best)
+    for ratio in ratios:
+        best = min(best, ratio)
+        found.append(best)
     return found
+
+
+def _beside_default(
+    folder: Path, asked: Mapping[str, Sequence[str]], threads: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Task -> schedule's trace -> its time by the default schedule's, the median of rounds in turns."""
+    os.environ |= {"TVM_USE_RUNTIME_LIB": "0", "TVM_NUM_THREADS": str(threads), "TVM_BIND_THREADS": "0"}
+    import tvm
+
+    from superlower.backends.tvm.build import fused
+    from superlower.backends.tvm.processors import Cpu
+    from superlower.backends.tvm.tuning.apply import replayed
+    from superlower.backends.tvm.tuning.tasks import tasks_of
+
+    where = Cpu(tvm_target(target(TARGET), BuildOptions(threads=threads)))
+    rng = np.random.default_rng(0)
+    found = {}
+    for task in tasks_of(fused(ir.load(folder / "graph.onnx"), where), 1):
+        if task.key not in asked:
+            continue
+        text = tvm.ir.save_json(task.function)
+        timed = {}
+        for trace in ["", *dict.fromkeys(trace for trace in asked[task.key] if trace)]:
+            function = tvm.ir.load_json(text)
+            function = replayed(function, trace) if trace else function
+            module = where.scheduled(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}))
+            timed[trace] = where.compiled(module.module)
+        given = [
+            tvm.runtime.tensor(rng.uniform(-1, 1, shape).astype(kind), tvm.cpu())
+            for kind, shape in task.arguments
+        ]
+        turns = {trace: _once(tvm, made, given) for trace, made in timed.items()}
+        times = take_turns(turns, rounds=rounds)
+        found[task.key] = {
+            trace: median(a / b for a, b in zip(each, times[""], strict=True))
+            for trace, each in times.items()
+            if trace
+        }
+    return found
+
+
+def _once(tvm: Any, made: Any, given: Sequence[Any]) -> Callable[[], float]:
+    """Times a compiled function in ms: the least of three, as other loads only add."""
+    evaluator = made.jit().time_evaluator("main", tvm.cpu(), number=1, repeat=3)
+    return lambda: 1000 * min(evaluator(*given).results)
 
 
 def main() -> int:
@@ -280,7 +346,8 @@ def main() -> int:
     two = verbs.add_parser("transfer", help="trials with and without another size's schedules")
     two.add_argument("--sizes", nargs=2, default=("144x176", "180x320"))
     two.add_argument("--graph", default="backward")
-    two.add_argument("--trials", type=int, default=48)
+    two.add_argument("--trials", type=int, default=64)
+    two.add_argument("--rounds", type=int, default=7, help="of timing every schedule again")
     two.set_defaults(run=transfer)
     for each in (one, two):
         each.add_argument("--blocks", type=int, default=30)

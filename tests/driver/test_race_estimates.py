@@ -36,6 +36,15 @@ def test_by_figures_tensor_cores_are_what_tells(graph: ir.Model, tmp_path: Path)
     assert 1000 * KERNEL_S < times["tensorrt"] < times["tvm"] / 2
 
 
+def test_the_share_that_a_build_put_on_tensor_cores_counts(graph: ir.Model, tmp_path: Path) -> None:
+    plain, half, whole = (
+        estimated_ms(graph, engine("tvm", tensor_core_share=share), tmp_path, target("v100"), Precision.FP16)
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert None not in (plain, half, whole)
+    assert whole < half < plain  # type: ignore[operator]
+
+
 def test_by_measurements_of_all_its_functions(graph: ir.Model, tmp_path: Path) -> None:
     v100 = target("v100")
     assert estimated_ms(graph, engine("tvm", tasks_ms=0.125), tmp_path, v100, Precision.FP16) == 0.125

@@ -16,15 +16,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from superlower.backends.tvm import tensor_cores
 from superlower.backends.tvm.cubin import device_code
 from superlower.backends.tvm.processors import processor
-from superlower.backends.tvm.tuning import transfer, tuner
+from superlower.backends.tvm.tuning import tuner
+from superlower.backends.tvm.tuning.apply import replayed
 from superlower.backends.tvm.tuning.pool import Pool
 from superlower.backends.tvm.tuning.request import Request
 from superlower.backends.tvm.tuning.store import Store
 from superlower.backends.tvm.tuning.tasks import Task, normal, tasks_of
 from superlower.backends.tvm.tuning.worker import Reply, Run
+from support.cuda_on_cpu import Kernel
 from support.gpu_schedules import as_loops
+from support.tensor_core_schedules import by_plain_loops
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,27 +70,26 @@ def computed(function: Any, given: list[np.ndarray[Any, Any]]) -> np.ndarray[Any
     return np.asarray(tensors[-1].numpy())
 
 
-def compared(task: Task, where: Any, traces: list[str]) -> tuple[float, int]:
-    """Schedules of a task beside its default one: the largest error, and how many ran.
+def compared(task: Task, where: Any, traces: list[str], folder: Path) -> tuple[float, int]:
+    """Schedules of a task beside its loops as TVM writes them: the largest error, and how many ran.
 
-    Those on tensor cores are run as they are before that step. TVM's code for CPUs takes no large buffer
-    inside loops: schedules that have one don't run.
+    Those on tensor cores are run as CUDA source. TVM's code for CPUs takes no large buffer inside loops:
+    other schedules that have one don't run.
     """
     import tvm
 
     rng = np.random.default_rng(0)
     given = [rng.standard_normal(shape).astype(kind) for kind, shape in task.arguments]
-    # A default schedule is applied in place.
-    text = tvm.ir.save_json(normal(task.function))
-    default = where.scheduled(tvm.ir.load_json(text)).module["main"]
-    expected = computed(default, given).astype(np.float64)
+    function = normal(task.function)
+    expected = by_plain_loops(function["main"], given).astype(np.float64)
     worst, ran = 0.0, 0
     for trace in traces:
-        steps = transfer.before_postprocessing(json.loads(trace)) if "wmma" in trace else json.loads(trace)
-        schedule = transfer.applied(tvm.ir.load_json(text), json.dumps(steps))
-        assert schedule is not None
+        scheduled = replayed(task.function, trace)
         try:
-            found = computed(schedule.mod["main"], given).astype(np.float64)
+            if tensor_cores.TENSORIZE in trace:
+                found = Kernel(where, scheduled, folder).run(given)
+            else:
+                found = computed(scheduled, given)
         except tvm.error.InternalError as error:
             if "Unknown device id" not in str(error):
                 raise
@@ -113,7 +116,7 @@ def main(file: Path) -> None:
         for task in tasks_of(fused(ir.load(graph), where)):
             traces = sorted({r.trace for r in records if r.task == task.key and r.trace and r.seconds})
             if traces:
-                errors[task.name] = compared(task, where, traces)
+                errors[task.name] = compared(task, where, traces, folder)
     found = {"result": result, "errors": errors}
     Path(asked.result).write_text(json.dumps(found))
 

@@ -30,7 +30,8 @@ class Traits:
     """What is known of a backend's kernels.
 
     Attributes:
-        matrix: whether convolutions run on tensor cores, at the precision's peak; else at fp32's.
+        matrix: whether convolutions run on tensor cores, at the precision's peak; else at fp32's, but for the
+            share that a build says of.
         fuses: whether elementwise nodes are computed in the kernel of the node before them.
     """
 
@@ -43,7 +44,7 @@ TRAITS = {
     "tensorrt-rtx": Traits(matrix=True, fuses=True),
     # cuDNN's convolutions, a kernel a node.
     "onnxruntime": Traits(matrix=True, fuses=False),
-    # dlight's schedules as built by default: loops over CUDA cores, elementwise nodes inlined.
+    # Default schedules: elementwise nodes inlined, convolutions on tensor cores where they fit.
     "tvm": Traits(matrix=False, fuses=True),
     "openvino": Traits(matrix=True, fuses=True),
 }
@@ -66,7 +67,8 @@ def estimated_ms(
         return float(measured)
     peak, bandwidth = known
     if not traits.matrix and (plain := figures(target, Precision.FP32)) is not None:
-        peak = min(peak, plain[0])
+        share = float(artifact.facts.get("tensor_core_share", 0))
+        peak = 1 / (share / peak + (1 - share) / min(peak, plain[0]))
     cost = graph_cost(graph)
     fused = _layers(artifact, folder)
     moved = fused if fused is not None else list(_kernels(cost, traits, precision))

@@ -99,6 +99,8 @@ def take_turns(
 ) -> dict[str, list[Result]]:
     """Call every contender once a round, in turn; what each returned, round by round.
 
+    Every other round goes the other way round, so that none always has the same one before it.
+
     Args:
         contenders: by name.
         rounds: counted rounds.
@@ -108,9 +110,9 @@ def take_turns(
     progress.stage("timing", (rounds + warmup) * len(contenders))
     results: dict[str, list[Result]] = {name: [] for name in contenders}
     for turn in range(warmup + rounds):
-        for name, call in contenders.items():
+        for name in reversed(contenders) if turn % 2 else contenders:
             time.sleep(REST_S)
-            result = call()
+            result = contenders[name]()
             if turn >= warmup:
                 results[name].append(result)
             progress.advance(name)

@@ -26,7 +26,7 @@ from superlower.passes.base import Pass
 from superlower.targets.base import Precision, Target
 
 INSTALL = "superlower[tvm]"
-SETTINGS = ("archs", "opt-level", "tuning")
+SETTINGS = ("archs", "opt-level", "tensor-cores", "tuning")
 
 _KINDS = {"cpu": "", "nvidia-gpu": "", "intel-gpu": "the apache-tvm wheel has no OpenCL runtime"}
 _PRECISIONS = {
@@ -43,7 +43,8 @@ class Tvm:
     """Builds a shared library that TVM's runtime alone can run; weights are inside.
 
     Settings: `opt-level` (0 to 3, default 3), TVM's pass level; `archs` (sm_70,sm_86,...), CUDA architectures
-    to put device code for into the engine, besides the target's own; `tuning`, folder of the tuning database
+    to put device code for into the engine, besides the target's own; `tensor-cores` (on, off; default on),
+    whether default schedules of half-precision convolutions use them; `tuning`, folder of the tuning database
     instead of the user's own, "off" for the default schedules.
     """
 
@@ -130,6 +131,7 @@ class Tvm:
             target=tvm_target(target, options),
             archs=archs,
             opt_level=level,
+            tensor_cores=_tensor_cores(options),
             tuning=_tuning(options),
         )
         started = time.monotonic()
@@ -221,6 +223,13 @@ def _opt_level(options: BuildOptions) -> int:
     if text not in ("0", "1", "2", "3"):
         raise BadInputError(f"tvm setting opt-level takes 0, 1, 2 or 3, not '{text}'")
     return int(text)
+
+
+def _tensor_cores(options: BuildOptions) -> bool:
+    text = options.settings.get("tensor-cores", "on")
+    if text not in ("on", "off"):
+        raise BadInputError(f"tvm setting tensor-cores takes on or off, not '{text}'")
+    return text == "on"
 
 
 def _archs(target: Target, options: BuildOptions) -> tuple[str, ...]:

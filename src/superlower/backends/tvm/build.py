@@ -6,7 +6,7 @@ ONNX -> Relax -> fused primitive functions -> scheduled -> shared library
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import onnx_ir as ir
 
 from superlower.backends import limits, probe, sdk, tables
 from superlower.backends.base import NodeSupport
+from superlower.backends.tvm import tensor_cores
 from superlower.backends.tvm.engine import LIBRARY
 from superlower.backends.tvm.processors import Cuda, Processor, Scheduled, processor
+from superlower.backends.tvm.tuning.tasks import calls_of
 from superlower.errors import UnsupportedOperatorError
 from superlower.ir import infer_shapes, serialize
 
@@ -29,6 +31,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         target: TVM's target dictionary.
         archs: CUDA architectures to make device code for, the target's own among them, oldest first.
         opt_level: TVM's pass context level.
+        tensor_cores: whether default schedules use them, where they can.
         tuning: folder of the tuning database; "" builds with the default schedules.
     """
 
@@ -36,6 +39,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     target: dict[str, str | int]
     archs: tuple[str, ...] = ()
     opt_level: int = 3
+    tensor_cores: bool = True
     tuning: str = ""
 
 
@@ -49,7 +53,7 @@ def build(request: dict[str, object], workdir: Path) -> dict[str, object]:
     """
     asked = msgspec.convert(request, Request)
     # Before TVM is imported.
-    where = processor(asked.target, workdir, asked.archs)
+    where = processor(asked.target, workdir, asked.archs, on_tensor_cores=asked.tensor_cores)
     from superlower.backends.tvm.tuning.apply import apply_records
 
     module = fused(ir.load(asked.model), where, asked.opt_level)
@@ -61,6 +65,8 @@ def build(request: dict[str, object], workdir: Path) -> dict[str, object]:
 
 
 def _of_gpu(where: Cuda, asked: Request, made: Scheduled) -> dict[str, object]:
+    on_cores = tensor_cores.using(made.module)
+    print("on tensor cores:", ", ".join(on_cores) or "none")
     print("tiled convolutions:", ", ".join(made.tiled) or "none")
     return {
         "compiler": where.compiler.name,
@@ -68,8 +74,17 @@ def _of_gpu(where: Cuda, asked: Request, made: Scheduled) -> dict[str, object]:
         "holds": where.compiler.holds,
         "device_code_bytes": where.device_code_bytes,
         "tiled_convolutions": len(made.tiled),
+        **_on_tensor_cores(on_cores, made.tiled, calls_of(made.module)),
         **({"driver": where.driver} if where.driver else {}),
     }
+
+
+def _on_tensor_cores(on: Sequence[str], off: Sequence[str], calls: Mapping[str, int]) -> dict[str, object]:
+    """How many functions run there, and the share of a graph's calls of convolutions that this is."""
+    if not on:
+        return {}
+    there, elsewhere = (sum(calls[name] for name in names) for names in (on, off))
+    return {"on_tensor_cores": len(on), "tensor_core_share": round(there / (there + elsewhere), 3)}
 
 
 def _of_cpu(asked: Request, made: Scheduled) -> dict[str, object]:

@@ -245,7 +245,7 @@ def apply_schedule(schedule: Any, tiles: Tiles) -> None:
     sums = [block for block in found if blocks.is_reduction(schedule, block)]
     if len(sums) != 1:
         raise ScheduleError(f"{len(sums)} reductions, where a convolution has one")
-    roles = _roles(schedule.get(sums[0]))
+    roles = roles_of(schedule.get(sums[0]))
     if roles is None:
         raise ScheduleError("the reduction is no convolution")
     epilogue = blocks.epilogue(schedule, sums[0])
@@ -253,14 +253,15 @@ def apply_schedule(schedule: Any, tiles: Tiles) -> None:
         epilogue = schedule.cache_write(sums[0], 0, "global")
     shared = [schedule.cache_read(sums[0], operand, "shared") for operand in (0, 1)]
     for copy in shared:
-        _inline_producers(schedule, copy)
+        inline_producers(schedule, copy)
     left = {blocks.name(schedule, block) for block in schedule.get_child_blocks(schedule.get_sblock("root"))}
     if len(left) != 4:
         raise ScheduleError("more is computed than the convolution and what is fused to it")
     _tile(schedule, sums[0], epilogue, shared, roles, tiles)
 
 
-def _roles(body: Any) -> Roles | None:
+def roles_of(body: Any) -> Roles | None:
+    """Which axes of a block are which; None if it is no convolution."""
     from tvm import sym
 
     axes = [axis.var for axis in body.iter_vars]
@@ -295,7 +296,7 @@ def _roles(body: Any) -> Roles | None:
     )
 
 
-def _inline_producers(schedule: Any, copy: Any) -> None:
+def inline_producers(schedule: Any, copy: Any) -> None:
     """Compute what a copy to shared memory reads (padding, a flip of the kernel) while it is copied."""
     from tvm.s_tir.schedule import ScheduleError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from superlower.backends.tvm import gpu_schedule, schedule, tensor_cores
+from superlower.backends.tvm import gpu_schedule, schedule, tensor_core_schedule, tensor_cores
 from superlower.backends.tvm.cuda import CudaCompiler, find_compiler
 from superlower.backends.tvm.libraries import provide_driver, provide_runtime
 from superlower.errors import BuildFailedError
@@ -77,12 +77,20 @@ class Cpu:
 class Cuda:
     """Compiles by nvcc or NVRTC, on any machine."""
 
-    def __init__(self, attributes: Mapping[str, Any], archs: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self,
+        attributes: Mapping[str, Any],
+        archs: Sequence[str],
+        folder: Path,
+        *,
+        on_tensor_cores: bool = True,
+    ) -> None:
         """For TVM's target dictionary. Made before TVM is imported: it binds its CUDA runtime then or never.
 
         Args:
             archs: architectures to make code for, oldest first; none for the target's own.
             folder: existing, for intermediate files.
+            on_tensor_cores: whether default schedules use them.
 
         Raises:
             MissingSdkError: no CUDA compiler, or a stand-in for the driver can't be made.
@@ -92,6 +100,7 @@ class Cuda:
         provide_runtime()
         self.driver = provide_driver(folder)
         self.device_code_bytes = 0
+        self._tensor_cores = on_tensor_cores
         import tvm
         import tvm_ffi
 
@@ -116,10 +125,12 @@ class Cuda:
         Raises:
             BuildFailedError: a function's loops are bound to no threads.
         """
+        if self._tensor_cores:
+            module = tensor_core_schedule.schedule_module(module, self.target)
         module, tiled = gpu_schedule.schedule_module(module, self.target)
         if left := gpu_schedule.unbound(module):
             raise BuildFailedError(f"no GPU schedule for {', '.join(left)}: its loops would run on the host")
-        return Scheduled(module, tiled=tiled)
+        return Scheduled(module, tiled)
 
     def compiled(self, module: Any, opt_level: int = 3) -> Any:
         """See `Processor.compiled`.
@@ -131,7 +142,7 @@ class Cuda:
 
         # A block's tiles of both operands and of the result share no memory: TVM would lay float32 sums over
         # float16 operands, and then refuses that its own intrinsics read them.
-        config = {"tirx.disable_storage_rewrite": True} if tensor_cores.used(module) else {}
+        config = {"tirx.disable_storage_rewrite": True} if tensor_cores.using(module) else {}
         before = self.device_code_bytes
         with self.target, tvm.transform.PassContext(opt_level=opt_level, config=config):
             made = tvm.compile(module, self.target)
@@ -143,12 +154,14 @@ class Cuda:
         return made
 
 
-def processor(attributes: Mapping[str, Any], folder: Path, archs: Sequence[str] = ()) -> Cpu | Cuda:
-    """What TVM's target dictionary is for.
+def processor(
+    attributes: Mapping[str, Any], folder: Path, archs: Sequence[str] = (), *, on_tensor_cores: bool = True
+) -> Cpu | Cuda:
+    """What TVM's target dictionary is for; see `Cuda`.
 
     Raises:
         MissingSdkError: a GPU, and no CUDA compiler for it.
     """
     if attributes.get("kind") == "cuda":
-        return Cuda(attributes, archs, folder)
+        return Cuda(attributes, archs, folder, on_tensor_cores=on_tensor_cores)
     return Cpu(attributes)

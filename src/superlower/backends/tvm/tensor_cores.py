@@ -48,6 +48,16 @@ def load() -> Any:
     return import_module(f"{_PACKAGE}.cuda")
 
 
+def intrinsics(transposed: bool = False) -> dict[str, str]:
+    """Names of the intrinsics for float16 operands in shared memory and float32 sums that go there, by use.
+
+    Args:
+        transposed: whether the right operand is.
+    """
+    found = load().get_wmma_intrin_group("shared", "shared", "float16", "float32", transposed)
+    return {str(use): str(name) for use, name in found.items()}
+
+
 def rule() -> Any:
     """MetaSchedule's rule for them: operands and sums pass through shared memory, in 16x16x16 products.
 
@@ -56,11 +66,7 @@ def rule() -> Any:
     """
     from tvm.s_tir.meta_schedule.schedule_rule import MultiLevelTilingTensorCore, ReuseType
 
-    intrinsics = load()
-    groups = [
-        intrinsics.get_wmma_intrin_group("shared", "shared", "float16", "float32", transposed)
-        for transposed in (False, True)
-    ]
+    groups = [intrinsics(transposed) for transposed in (False, True)]
     return MultiLevelTilingTensorCore(
         groups,
         OUTER,
@@ -78,11 +84,12 @@ def marked(function: Any, trace: str) -> Any:
     return function.with_attr(USED, True) if TENSORIZE in trace else function
 
 
-def used(module: Any) -> bool:
-    """Whether any function of a module is marked."""
+def using(module: Any) -> list[str]:
+    """Names of a module's functions that are marked."""
     from tvm import tirx
 
-    return any(
-        isinstance(function, tirx.PrimFunc) and USED in (function.attrs or {})
-        for _, function in module.functions_items()
-    )
+    return [
+        str(name.name_hint)
+        for name, function in module.functions_items()
+        if isinstance(function, tirx.PrimFunc) and USED in (function.attrs or {})
+    ]

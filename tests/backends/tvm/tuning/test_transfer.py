@@ -28,7 +28,7 @@ def record(task: str, height: int, width: int, seconds: float, **changed: object
         device="d",
         origin="search",
         seconds=(seconds,),
-        defaults=DEFAULTS,
+        defaults=DEFAULTS["llvm"],
         trace=f"{task} {seconds}",
     )
     return msgspec.structs.replace(plain, **changed)

@@ -1,12 +1,14 @@
-"""Tiles of the default GPU schedule in sizes that the search draws."""
+"""Tiles of the default GPU schedules in sizes that the search draws."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from superlower.backends.tvm.gpu_schedule import VECTOR_BYTES, WARP, Cut, Roles, apply_schedule
+from superlower.backends.tvm import gpu_schedule, tensor_core_schedule
+from superlower.backends.tvm.gpu_schedule import VECTOR_BYTES, WARP, Cut, Roles
 
 MOST_VECTORS, MOST_ROWS = 4, 8
 """Vectors of channels and rows that a thread may hold: beyond them registers spill."""
@@ -38,6 +40,22 @@ class _Sampled:
         )
 
 
+MOST_WARPS, MOST_HELD = 4, 4
+"""Warps along either side of a block on tensor cores, and tiles of 16 that one holds."""
+
+
+@dataclass(frozen=True)
+class _SampledOnTensorCores:
+    """Tiles of sizes that divide the output."""
+
+    by_row: bool
+
+    def cut(self, schedule: Any, roles: Roles, rows: Any, channels: Any) -> tensor_core_schedule.Cut:
+        high, warps_high = _two(schedule, rows, MOST_WARPS, MOST_HELD)
+        wide, warps_wide = _two(schedule, channels, MOST_WARPS, MOST_HELD)
+        return tensor_core_schedule.Cut(high, wide, (warps_high, warps_wide), self.by_row)
+
+
 def _one(schedule: Any, loop: Any, most: int) -> tuple[Sequence[Any], Sequence[Any]]:
     """A loop in two, the inner one of a size drawn up to `most`; the loops and their sizes."""
     sizes = schedule.sample_perfect_tile(loop, n=2, max_innermost_factor=most)
@@ -51,13 +69,22 @@ def _two(schedule: Any, loop: Any, threads: int, held: int) -> tuple[Sequence[An
     return (outer, middle, inner), count
 
 
-def tiles(schedule: Any) -> list[Any]:
-    """The default schedule with tiles to draw; none for what is no convolution."""
+def tiles(schedule: Any, *, tensor_cores: bool) -> list[Any]:
+    """The default schedules with tiles to draw; none for what is no convolution.
+
+    Args:
+        tensor_cores: whether the GPU has them.
+    """
     from tvm.s_tir.schedule import ScheduleError
 
+    found = []
     one = schedule.copy()
-    try:
-        apply_schedule(one, _Sampled())
-    except ScheduleError:
-        return []
-    return [one]
+    with suppress(ScheduleError):
+        gpu_schedule.apply_schedule(one, _Sampled())
+        found.append(one)
+    for by_row in (False, True) if tensor_cores else ():
+        one = schedule.copy()
+        with suppress(ScheduleError):
+            tensor_core_schedule.apply_schedule(one, _SampledOnTensorCores(by_row))
+            found.append(one)
+    return found

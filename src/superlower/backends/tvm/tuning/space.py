@@ -105,7 +105,10 @@ def context(
         num_threads=threads,
     )
     plain = Schedule(module, seed=seed)
-    found = gpu_tiles.tiles(plain) if isinstance(where, Cuda) else register_tiles(plain, where.vectors)
+    if isinstance(where, Cuda):
+        found = gpu_tiles.tiles(plain, tensor_cores=tensor_cores.have(where.target.attrs))
+    else:
+        found = register_tiles(plain, where.vectors)
     return made, [*found, *made.generate_design_space()]
 
 

@@ -38,9 +38,10 @@ AGAIN = "again"
 """Origin of a further measurement of a schedule that search found, in turns with the default one's."""
 
 
-DEFAULTS = 2
-"""Version of the default schedules (`schedule`, `gpu_schedule`): raise it with what they do. A schedule that
-was faster than others may be slower than these, so a build takes none that was measured beside others."""
+DEFAULTS = {"llvm": 2, "cuda": 3}
+"""Versions of the default schedules (`schedule`; `gpu_schedule` and `tensor_core_schedule`): raise them with
+what those do. A schedule that was faster than others may be slower than these, so a build takes none that was
+measured beside others."""
 
 UNSURE = 1.2
 """A schedule that wasn't measured beside the default one is taken for so many times slower."""
@@ -99,15 +100,17 @@ def ranked(records: Iterable[Record]) -> list[Schedule]:
 
     A machine's speed changes more from minute to minute than schedules do, and of a hundred measurements one
     was made in its best moment. So where schedules were measured in turns with the default one, only these
-    can take its place, by how they stood beside it; else all go by their median, searched ones as if slower.
+    can take its place, if they were faster each time, by how they stood beside it; else all go by their
+    median, searched ones as if slower.
     """
     found = schedules_of(records)
     if all(one.beside is None for one in found):
         return sorted(found, key=lambda one: one.seconds * (1 if one.default else UNSURE))
 
-    def place(one: Schedule) -> tuple[bool, float]:
-        beside = 1.0 if one.default else one.beside
-        return beside is None, one.seconds if beside is None else beside
+    def place(one: Schedule) -> tuple[int, float]:
+        if one.default:
+            return 1, 0.0
+        return (3, one.seconds) if one.beside is None else (0 if one.faster else 2, one.beside)
 
     return sorted(found, key=place)
 
@@ -136,8 +139,16 @@ class Schedule:
     @property
     def beside(self) -> float | None:
         """Times of the default's time in the same turns; None where it wasn't measured beside it."""
-        ratios = [record.time / record.default_s for record in self.records if record.default_s]
-        return median(ratios) if ratios else None
+        return median(self._ratios) if self._ratios else None
+
+    @property
+    def faster(self) -> bool:
+        """Whether it took less than the default one each time that it was measured beside it."""
+        return max(self._ratios, default=1.0) < 1
+
+    @property
+    def _ratios(self) -> list[float]:
+        return [record.time / record.default_s for record in self.records if record.default_s]
 
 
 def schedules_of(records: Iterable[Record]) -> list[Schedule]:
@@ -170,7 +181,7 @@ class Measurements:
     def _by_task(self) -> dict[tuple[str, str, str], list[Record]]:
         found = defaultdict(list)
         for record in self.records:
-            if record.defaults == DEFAULTS:
+            if record.defaults == defaults_of(record.target):
                 found[record.task, record.target, record.tvm].append(record)
         return found
 
@@ -188,6 +199,11 @@ class Measurements:
         same = [record for record in found if record.threads == threads]
         schedules = ranked(same or found)
         return min(schedules[0].records, key=lambda record: record.time) if schedules else None
+
+
+def defaults_of(target: str) -> int:
+    """The version of the default schedules for a target's key."""
+    return DEFAULTS.get(target.partition("/")[0], 0)
 
 
 def target_key(target: Mapping[str, object]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from math import log, prod
 from typing import Any
 
-from superlower.backends.tvm.tuning.store import DEFAULTS, Record, fastest
+from superlower.backends.tvm.tuning.store import Record, defaults_of, fastest
 from superlower.backends.tvm.tuning.tasks import Task
 
 _TILE = "SamplePerfectTile"
@@ -34,7 +34,7 @@ def suggestions(task: Task, target: str, records: Iterable[Record], most: int = 
     usable = [
         record
         for record in like
-        if (record.task, record.target, record.defaults) != (task.key, target, DEFAULTS)
+        if (record.task, record.target, record.defaults) != (task.key, target, defaults_of(target))
         and _family(record.target) == _family(target)
     ]
     order = {record: place for place, record in enumerate(fastest(usable, most))}

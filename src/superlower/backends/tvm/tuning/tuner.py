@@ -35,9 +35,9 @@ from superlower.backends.tvm.tuning.search import Candidate, TaskSearch
 from superlower.backends.tvm.tuning.store import (
     AGAIN,
     DEFAULT,
-    DEFAULTS,
     Record,
     Store,
+    defaults_of,
     in_force,
     ranked,
     schedules_of,
@@ -52,11 +52,11 @@ SMALL = 0.002
 BATCH = 8
 BUILD_S, RUN_S, DEFAULTS_S = 60.0, 15, 900.0
 """Limits of a candidate's build and run, and of the build of all default schedules."""
-RIVALS, TURNS = 3, 3
+RIVALS, TURNS = 3, 5
 """Schedules of a task that are measured again before one takes the default's place, and how often."""
 NEAR = 1.1
 """Of the default's time: a schedule that came so near it may have met the machine in a slow moment."""
-AGAIN_S, AGAIN_SHARE = 8.0, 0.1
+AGAIN_S, AGAIN_SHARE = 12.0, 0.1
 """Time that is kept for that: of a task, and at most of the whole run."""
 WAIT_S = 300.0
 """How long a measurement may wait for a device of a farm, others measuring on it."""
@@ -134,7 +134,7 @@ class _Run:
             record
             for record in self._all
             if (record.task, record.target, record.tvm) == (task.key, self._target_key, self._version)
-            and record.defaults == DEFAULTS
+            and record.defaults == defaults_of(record.target)
             and (record.device, record.threads) == (self._asked.device, self._asked.threads)
         ]
 
@@ -338,7 +338,7 @@ class _Run:
             default_s=default_s,
             error=reply.error,
             trace=candidate.trace,
-            defaults=DEFAULTS,
+            defaults=defaults_of(self._target_key),
             when=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         with self._keeping:

@@ -1,0 +1,107 @@
+"""Schedules on tensor cores tried in a process with TVM's compiler.
+
+`python -m support.tensor_core_schedules FILE`
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from superlower.backends.base import BuildOptions
+from superlower.backends.tvm import tensor_cores
+from superlower.backends.tvm.backend import Tvm, tvm_target
+from superlower.backends.tvm.build import fused
+from superlower.backends.tvm.processors import processor
+from superlower.backends.tvm.tuning.tasks import tasks_of
+from superlower.ir import infer_shapes
+from superlower.passes.pipelines import default_pipeline
+from superlower.targets.base import Precision
+from superlower.targets.catalog import target
+from support.cuda_on_cpu import Array, Kernel
+from support.gpu_schedules import PADDED, Case, model
+
+TARGET = "rtx5090"
+FITTING: dict[str, Case] = {
+    "trunk": ("Conv", ((1, 64, 12, 48), (64, 64, 3, 3), (64,)), PADDED),
+    "many_rows": ("Conv", ((1, 16, 128, 32), (64, 16, 3, 3), (64,)), PADDED),
+    "odd_rows": ("Conv", ((1, 16, 7, 16), (32, 16, 3, 3), (32,)), PADDED),
+    "odd_channels": ("Conv", ((1, 32, 6, 16), (48, 32, 3, 3)), PADDED),
+    "batch": ("Conv", ((2, 16, 4, 16), (16, 16, 3, 3)), PADDED),
+    "seven_by_seven": ("Conv", ((1, 32, 8, 32), (64, 32, 7, 7), (64,)), {"pads": [3, 3, 3, 3]}),
+    "dilated": ("Conv", ((1, 16, 8, 16), (16, 16, 3, 3)), {"dilations": [2, 2], "pads": [2, 2, 2, 2]}),
+    "strided_down": ("Conv", ((1, 16, 8, 16), (16, 16, 3, 3)), {"strides": [2, 1], **PADDED}),
+}
+NOT_FITTING: dict[str, Case] = {
+    "first": ("Conv", ((1, 3, 8, 16), (16, 3, 3, 3)), PADDED),
+    "last": ("Conv", ((1, 16, 8, 16), (3, 16, 3, 3)), PADDED),
+    "one_by_one": ("Conv", ((1, 48, 4, 16), (32, 48, 1, 1), (32,)), {}),
+    "narrow": ("Conv", ((1, 16, 8, 24), (16, 16, 3, 3)), PADDED),
+    "strided": ("Conv", ((1, 16, 8, 32), (16, 16, 3, 3)), {"strides": [2, 2], **PADDED}),
+}
+
+
+def half_graph(case: Case, name: str) -> ir.Model:
+    """One operator and a Relu, legalized for half precision on a target."""
+    graph = infer_shapes(model(case))
+    for each in (*default_pipeline(), *Tvm().legalize(target(name), Precision.FP16)):
+        each.run(graph)
+    return infer_shapes(graph)
+
+
+def tried(case: Case, name: str, folder: Path, *, run: bool = True, barriers: bool = True) -> dict[str, Any]:
+    """The default schedule of a case's convolution for a target: what it is, and what it computes."""
+    # Before TVM is imported.
+    where = processor(tvm_target(target(name), BuildOptions()), folder)
+    import tvm
+
+    (task,) = [each for each in tasks_of(fused(half_graph(case, name), where)) if "conv" in each.name]
+    # A schedule may be applied in place.
+    plain = tvm.ir.load_json(tvm.ir.save_json(task.function))
+    made = where.scheduled(tvm.IRModule({"main": task.function.with_attr("global_symbol", "main")}))
+    found = {"on_tensor_cores": tensor_cores.using(made.module), "tiled": list(made.tiled)}
+    if not run:
+        return found
+    kernel = Kernel(where, made.module["main"], folder, barriers=barriers)
+    rng = np.random.default_rng(0)
+    given = [rng.uniform(-1, 1, shape).astype(kind) for kind, shape in task.arguments]
+    return found | {
+        "expected": by_plain_loops(plain, given),
+        "results": [kernel.run(given, backwards=backwards) for backwards in (False, True)],
+        "source": kernel.source,
+    }
+
+
+def by_plain_loops(function: Any, given: list[Array]) -> Array:
+    """What a function computes as TVM writes its loops, on the CPU."""
+    import tvm
+
+    module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+    loops = tvm.compile(module, tvm.target.Target({"kind": "llvm"}))
+    tensors = [tvm.runtime.tensor(array, tvm.cpu()) for array in given]
+    loops["main"](*tensors)
+    return np.asarray(tensors[-1].numpy())
+
+
+def main(file: Path) -> None:
+    """Try everything, and write what was found to a file."""
+    found = {}
+    for name, case in FITTING.items():
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = tried(case, TARGET, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        found["without_barriers"] = tried(FITTING["trunk"], TARGET, Path(folder), barriers=False)
+    for name, case in NOT_FITTING.items():
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = tried(case, TARGET, Path(folder), run=False)
+    file.write_bytes(pickle.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
