@@ -109,10 +109,11 @@ def take_turns(
     progress = progress or Silent()
     progress.stage("timing", (rounds + warmup) * len(contenders))
     results: dict[str, list[Result]] = {name: [] for name in contenders}
+    order = list(contenders.items())
     for turn in range(warmup + rounds):
-        for name in reversed(contenders) if turn % 2 else contenders:
+        for name, call in reversed(order) if turn % 2 else order:
             time.sleep(REST_S)
-            result = contenders[name]()
+            result = call()
             if turn >= warmup:
                 results[name].append(result)
             progress.advance(name)
