@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 FRAME: Case = ("Conv", ((1, 3, 16, 32), (3, 3, 3, 3), (3,)), PADDED)
 CASE: Case = ("Conv", ((1, 32, 16, 32), (32, 32, 3, 3), (32,)), PADDED)
-TRIALS = 8
+TRIALS = 12
 GPUS = {"rtx3090": Precision.FP32, "v100": Precision.FP16, "rtx5090": Precision.FP16}
 
 
