@@ -271,6 +271,7 @@ def test_a_damaged_engine_is_refused(step: Step, tmp_path: Path) -> None:
     [
         (BuildOptions(settings={"opt-levle": "1"}), "did you mean opt-level"),
         (BuildOptions(settings={"opt-level": "9"}), "takes 0, 1, 2 or 3"),
+        (BuildOptions(settings={"tensor-cores": "no"}), "tensor-cores takes on or off, not 'no'"),
         (BuildOptions(stateful=(("hidden_in", "hidden"),)), "must name an output and an input"),
     ],
 )

@@ -22,6 +22,7 @@ from superlower.passes.pipelines import default_pipeline
 from superlower.targets.base import Precision
 from superlower.targets.catalog import target
 from support.gpu_schedules import model
+from support.tensor_core_schedules import FITTING, half_graph
 
 ADD = 'extern "C" __global__ void add(float* a, const float* b) { a[threadIdx.x] += b[threadIdx.x]; }'
 FATBIN_MAGIC = bytes.fromhex("50ed55ba")
@@ -143,6 +144,29 @@ def _device_code(
     except MissingSdkError as error:
         pytest.skip(str(error))
     return device_code(folder / artifact.files["engine"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu", ["v100", "rtx5090"])
+def test_half_precision_convolutions_go_to_tensor_cores_unless_told_otherwise(
+    gpu: str, tmp_path: Path
+) -> None:
+    found = {}
+    for choice in ("on", "off"):
+        options = BuildOptions(precision=Precision.FP16, settings={"tensor-cores": choice, "tuning": "off"})
+        folder = tmp_path / choice
+        try:
+            artifact = Tvm().compile(half_graph(FITTING["trunk"], gpu), target(gpu), options, folder)
+        except MissingSdkError as error:
+            pytest.skip(str(error))
+        found[choice] = artifact.facts
+        code = next(code for code in device_code(folder / artifact.files["engine"]) if code.kind == "cubin")
+        # A block's window of pixels, weights and sums; what an architecture keeps for itself comes on top.
+        least = 24_000 if choice == "on" else 0
+        assert least <= max(kernel.shared_bytes for kernel in code.kernels) <= 48 * 1024
+    assert (found["on"]["on_tensor_cores"], found["on"]["tensor_core_share"]) == (1, 1.0)
+    assert (found["on"]["tiled_convolutions"], found["off"]["tiled_convolutions"]) == (0, 1)
+    assert "on_tensor_cores" not in found["off"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ def import_runtime() -> Any:
     return tvm
 
 
+@cache
 def own_device(*, cuda: bool) -> Any:
-    """This machine's processor as TVM's device, or its first NVIDIA GPU.
+    """This machine's processor as TVM's device, or its first NVIDIA GPU; looked for once in a process.
 
     Raises:
         MissingSdkError: TVM's runtime or the GPU isn't here.

@@ -54,6 +54,16 @@ _FIRST_OF_13 = 75
 """Compute capability of the oldest GPUs that CUDA 13 supports: Turing."""
 
 
+def provide_for_builds(folder: Path) -> str:
+    """Load what TVM's CUDA library links before TVM does, where nothing is run.
+
+    Returns:
+        "" for the machine's own driver, else what stands in; see `provide_driver` and `provide_runtime`.
+    """
+    provide_runtime()
+    return provide_driver(folder)
+
+
 def provide_driver(folder: Path) -> str:
     """Load a driver library before TVM does: the machine's own, or a stand-in made in `folder`.
 

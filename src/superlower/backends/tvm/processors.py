@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from superlower.backends.tvm import gpu_schedule, schedule, tensor_core_schedule, tensor_cores
 from superlower.backends.tvm.cuda import CudaCompiler, find_compiler
-from superlower.backends.tvm.libraries import provide_driver, provide_runtime
+from superlower.backends.tvm.libraries import provide_for_builds
 from superlower.errors import BuildFailedError
 
 
@@ -97,8 +97,7 @@ class Cuda:
         """
         archs = tuple(archs) or (str(attributes["arch"]),)
         self.compiler: CudaCompiler = find_compiler(archs, folder)
-        provide_runtime()
-        self.driver = provide_driver(folder)
+        self.driver = provide_for_builds(folder)
         self.device_code_bytes = 0
         self._tensor_cores = on_tensor_cores
         import tvm

@@ -183,11 +183,10 @@ def _load(kind: str, cuda: bool) -> None:
         import_runtime()
     else:
         if cuda:
-            from superlower.backends.tvm.libraries import provide_driver, provide_runtime
+            from superlower.backends.tvm.libraries import provide_for_builds
 
-            provide_runtime()
             with TemporaryDirectory(prefix="superlower-driver-") as folder:
-                provide_driver(Path(folder))
+                provide_for_builds(Path(folder))
         import tvm.relax  # noqa: F401
 
 
