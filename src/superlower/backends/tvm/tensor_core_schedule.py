@@ -8,8 +8,8 @@ once a tap, as it is where a convolution is made one large product of matrices.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from superlower.backends.tvm import blocks, tensor_cores
 from superlower.backends.tvm.gpu_schedule import ENOUGH_BLOCKS, WARP, Roles, inline_producers, roles_of
 from superlower.backends.tvm.schedule import is_scheduled
+
+log = logging.getLogger(__name__)
 
 SIDE = 16
 """Of a tile: the products that tensor cores of every architecture have."""
@@ -76,9 +78,12 @@ def _divisor(extent: int, most: int) -> int:
 def schedule_module(module: Any, target: Any) -> Any:
     """Schedule every fitting convolution of an IRModule that isn't scheduled yet.
 
+    One that TVM refuses to schedule so is left as it was, and a warning says which and why.
+
     Args:
         target: TVM's, of a GPU with tensor cores or without.
     """
+    import tvm
     from tvm import tirx
     from tvm.s_tir.schedule import ScheduleError
 
@@ -87,8 +92,15 @@ def schedule_module(module: Any, target: Any) -> Any:
     for name, function in list(module.functions_items()):
         if not isinstance(function, tirx.PrimFunc) or is_scheduled(function):
             continue
-        with suppress(ScheduleError):
-            module[name] = schedule_convolution(function)
+        # A schedule changes its function in place: a copy, as what begins to fit may not do so in the end.
+        copy = tvm.ir.load_json(tvm.ir.save_json(function))
+        try:
+            module[name] = schedule_convolution(copy)
+        except ScheduleError:
+            continue
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            log.warning("%s isn't put on tensor cores: %s", name.name_hint, reason)
     return module
 
 
