@@ -27,7 +27,7 @@ from superlower.backends.base import Artifact, BuildOptions, Feeds, Session
 from superlower.backends.onnxruntime import OnnxRuntime
 from superlower.backends.tvm.backend import Tvm, tvm_target
 from superlower.backends.tvm.tuning.search import trials_to
-from superlower.backends.tvm.tuning.store import Store
+from superlower.backends.tvm.tuning.store import Record, Store
 from superlower.cli.common import Bars, console, parse_size, print_table
 from superlower.driver.building import Job, legal_graph
 from superlower.driver.speed import physical_cores, take_turns
@@ -224,11 +224,9 @@ def transfer(args: argparse.Namespace) -> None:
                     transfer=helped,
                     progress=bars,
                 )
-        names = {record.task: record.name for record in Store(cold).read().records}
-        tried = {
-            task: {name: _tried(Store(folder), task) for name, folder in (("cold", cold), ("warm", warm))}
-            for task in names
-        }
+        records = {"cold": Store(cold).read().records, "warm": Store(warm).read().records}
+        names = {record.task: record.name for record in records["cold"]}
+        tried = {task: {run: _tried(found, task) for run, found in records.items()} for task in names}
         searched = {task: runs for task, runs in tried.items() if all(runs.values())}
         clean, _ = apply(model.graphs[args.graph], default_pipeline())
         save(legal_graph(Job(Tvm(), target(TARGET), Precision.FP32), clean).model, Path(place) / "graph.onnx")
@@ -270,9 +268,9 @@ def transfer(args: argparse.Namespace) -> None:
     console.print(f"written: {path}", soft_wrap=True)
 
 
-def _tried(store: Store, task: str) -> list[str]:
+def _tried(records: Sequence[Record], task: str) -> list[str]:
     """The schedules of a task in the order a search measured them; "" for one that failed."""
-    mine = [record for record in store.read().records if record.task == task and record.searched]
+    mine = [record for record in records if record.task == task and record.searched]
     return [record.trace if record.seconds else "" for record in mine]
 
 

@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from superlower.backends.tvm import build
+from superlower.backends.tvm.backend import Tvm
 from superlower.backends.tvm.gpu_schedule import schedule_convolution, schedule_module, unbound
 from superlower.backends.tvm.layout import weights_channels_last
+from superlower.ir import infer_shapes
+from superlower.passes.pipelines import default_pipeline
+from superlower.targets.base import Precision
 from superlower.targets.catalog import target
 
 Array = NDArray[np.float32]
@@ -77,6 +81,14 @@ def model(case: Case) -> ir.Model:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
     return ir.from_proto(onnx.shape_inference.infer_shapes(made))
+
+
+def legalized(case: Case, name: str, precision: Precision) -> ir.Model:
+    """The model as a build for a target has it."""
+    graph = infer_shapes(model(case))
+    for each in (*default_pipeline(), *Tvm().legalize(target(name), precision)):
+        each.run(graph)
+    return infer_shapes(graph)
 
 
 def lowered(graph: ir.Model) -> Any:

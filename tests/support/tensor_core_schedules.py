@@ -12,20 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from superlower.backends.base import BuildOptions
 from superlower.backends.tvm import tensor_cores
-from superlower.backends.tvm.backend import Tvm, tvm_target
+from superlower.backends.tvm.backend import tvm_target
+from superlower.backends.tvm.blocks import copied
 from superlower.backends.tvm.build import fused
 from superlower.backends.tvm.processors import processor
 from superlower.backends.tvm.tuning.tasks import tasks_of
-from superlower.ir import infer_shapes
-from superlower.passes.pipelines import default_pipeline
 from superlower.targets.base import Precision
 from superlower.targets.catalog import target
 from support.cuda_on_cpu import Array, Kernel
-from support.gpu_schedules import PADDED, Case, model
+from support.gpu_schedules import PADDED, Case, legalized
 
 TARGET = "rtx5090"
 FITTING: dict[str, Case] = {
@@ -47,23 +45,15 @@ NOT_FITTING: dict[str, Case] = {
 }
 
 
-def half_graph(case: Case, name: str) -> ir.Model:
-    """One operator and a Relu, legalized for half precision on a target."""
-    graph = infer_shapes(model(case))
-    for each in (*default_pipeline(), *Tvm().legalize(target(name), Precision.FP16)):
-        each.run(graph)
-    return infer_shapes(graph)
-
-
 def tried(case: Case, name: str, folder: Path, *, run: bool = True, barriers: bool = True) -> dict[str, Any]:
     """The default schedule of a case's convolution for a target: what it is, and what it computes."""
     # Before TVM is imported.
     where = processor(tvm_target(target(name), BuildOptions()), folder)
     import tvm
 
-    (task,) = [each for each in tasks_of(fused(half_graph(case, name), where)) if "conv" in each.name]
-    # A schedule may be applied in place.
-    plain = tvm.ir.load_json(tvm.ir.save_json(task.function))
+    graph = legalized(case, name, Precision.FP16)
+    (task,) = [each for each in tasks_of(fused(graph, where)) if "conv" in each.name]
+    plain = copied(task.function)
     made = where.scheduled(tvm.IRModule({"main": task.function.with_attr("global_symbol", "main")}))
     found = {"on_tensor_cores": tensor_cores.using(made.module), "tiled": list(made.tiled)}
     if not run:

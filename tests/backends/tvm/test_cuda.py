@@ -21,8 +21,8 @@ from superlower.ir import infer_shapes
 from superlower.passes.pipelines import default_pipeline
 from superlower.targets.base import Precision
 from superlower.targets.catalog import target
-from support.gpu_schedules import model
-from support.tensor_core_schedules import FITTING, half_graph
+from support.gpu_schedules import legalized, model
+from support.tensor_core_schedules import FITTING
 
 ADD = 'extern "C" __global__ void add(float* a, const float* b) { a[threadIdx.x] += b[threadIdx.x]; }'
 FATBIN_MAGIC = bytes.fromhex("50ed55ba")
@@ -151,12 +151,12 @@ def _device_code(
 def test_half_precision_convolutions_go_to_tensor_cores_unless_told_otherwise(
     gpu: str, tmp_path: Path
 ) -> None:
-    found = {}
+    found, graph = {}, legalized(FITTING["trunk"], gpu, Precision.FP16)
     for choice in ("on", "off"):
         options = BuildOptions(precision=Precision.FP16, settings={"tensor-cores": choice, "tuning": "off"})
         folder = tmp_path / choice
         try:
-            artifact = Tvm().compile(half_graph(FITTING["trunk"], gpu), target(gpu), options, folder)
+            artifact = Tvm().compile(graph, target(gpu), options, folder)
         except MissingSdkError as error:
             pytest.skip(str(error))
         found[choice] = artifact.facts

@@ -6,12 +6,8 @@ must is TVM's own pass's doing (it puts barriers around what is shared), and tha
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +21,7 @@ from superlower.backends.tvm import gpu_schedule
 from superlower.backends.tvm.backend import Tvm
 from superlower.backends.tvm.gpu_schedule import WARP, tile
 from support import gpu_schedules
+from support.compiler_process import run_module
 from support.gpu_schedules import LEFT, TILED, model
 
 HALF_ULP = 2.0**-24
@@ -56,15 +53,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Any:
     if (reason := Tvm().missing()) is not None:
         pytest.skip(reason)
     file = tmp_path_factory.mktemp("gpu") / "found"
-    done = subprocess.run(
-        [sys.executable, "-m", "support.gpu_schedules", file],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TVM_USE_RUNTIME_LIB": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_module("support.gpu_schedules", file)
     return pickle.loads(file.read_bytes())
 
 

@@ -6,13 +6,9 @@ block goes first; that they are fast is not shown.
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superlower.backends.tvm import cuda
 from superlower.backends.tvm.backend import Tvm
 from superlower.backends.tvm.gpu_schedule import ENOUGH_BLOCKS
 from superlower.backends.tvm.tensor_core_schedule import COLUMNS, HELD, WARPS, tile
-from superlower.errors import MissingSdkError
-from superlower.targets.catalog import target
+from support.compiler_process import run_module, skip_without_cuda_compiler
 from support.tensor_core_schedules import FITTING, NOT_FITTING, TARGET
 
 
@@ -53,19 +47,8 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Any:
         pytest.skip(reason)
     if shutil.which("g++") is None:
         pytest.skip("CUDA source is run on the CPU through g++, which isn't here")
-    try:
-        cuda.find_compiler([str(target(TARGET).tvm["arch"])], folder)
-    except MissingSdkError as error:
-        pytest.skip(str(error))
-    done = subprocess.run(
-        [sys.executable, "-m", "support.tensor_core_schedules", folder / "found"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TVM_USE_RUNTIME_LIB": "0", "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    skip_without_cuda_compiler(TARGET, folder)
+    run_module("support.tensor_core_schedules", folder / "found")
     return pickle.loads((folder / "found").read_bytes())
 
 

@@ -8,6 +8,13 @@ SPATIAL, REDUCTION = 0, 2
 """tirx.IterVar kinds: data-parallel and commutative reduction."""
 
 
+def copied(function: Any) -> Any:
+    """A function that shares nothing with another: a schedule changes its own in place, also if it fails."""
+    import tvm
+
+    return tvm.ir.load_json(tvm.ir.save_json(function))
+
+
 def name(schedule: Any, block: Any) -> str:
     """A block's name; unique in its function."""
     return str(schedule.get(block).name_hint)

@@ -236,6 +236,38 @@ def apply_schedule(schedule: Any, tiles: Tiles) -> None:
     Raises:
         ScheduleError: it isn't one convolution, with what is fused to it.
     """
+    roles, parts = taken_apart(schedule, _convolution)
+    _tile(schedule, parts, roles, tiles)
+
+
+def _convolution(body: Any) -> Roles:
+    from tvm.s_tir.schedule import ScheduleError
+
+    roles = roles_of(body)
+    if roles is None:
+        raise ScheduleError("the reduction is no convolution")
+    return roles
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Blocks of a convolution's function: sums, what follows, both operands' copies in shared memory."""
+
+    sums: Any
+    epilogue: Any
+    window: Any
+    weights: Any
+
+
+def taken_apart(schedule: Any, fitting: Callable[[Any], Roles]) -> tuple[Roles, Parts]:
+    """The roles of a convolution's axes, and the blocks that its function is left with.
+
+    Args:
+        fitting: roles of a reduction's block; raises ScheduleError if it isn't one that is asked for.
+
+    Raises:
+        ScheduleError: the function isn't one such convolution, with what is fused to it.
+    """
     from tvm.s_tir.schedule import ScheduleError
 
     found = schedule.get_child_blocks(schedule.get_sblock("root"))
@@ -245,19 +277,16 @@ def apply_schedule(schedule: Any, tiles: Tiles) -> None:
     sums = [block for block in found if blocks.is_reduction(schedule, block)]
     if len(sums) != 1:
         raise ScheduleError(f"{len(sums)} reductions, where a convolution has one")
-    roles = roles_of(schedule.get(sums[0]))
-    if roles is None:
-        raise ScheduleError("the reduction is no convolution")
+    roles = fitting(schedule.get(sums[0]))
     epilogue = blocks.epilogue(schedule, sums[0])
     if epilogue is None:
         epilogue = schedule.cache_write(sums[0], 0, "global")
     shared = [schedule.cache_read(sums[0], operand, "shared") for operand in (0, 1)]
     for copy in shared:
-        inline_producers(schedule, copy)
-    left = {blocks.name(schedule, block) for block in schedule.get_child_blocks(schedule.get_sblock("root"))}
-    if len(left) != 4:
+        _inline_producers(schedule, copy)
+    if len(schedule.get_child_blocks(schedule.get_sblock("root"))) != 4:
         raise ScheduleError("more is computed than the convolution and what is fused to it")
-    _tile(schedule, sums[0], epilogue, shared, roles, tiles)
+    return roles, Parts(sums[0], epilogue, *shared)
 
 
 def roles_of(body: Any) -> Roles | None:
@@ -296,7 +325,7 @@ def roles_of(body: Any) -> Roles | None:
     )
 
 
-def inline_producers(schedule: Any, copy: Any) -> None:
+def _inline_producers(schedule: Any, copy: Any) -> None:
     """Compute what a copy to shared memory reads (padding, a flip of the kernel) while it is copied."""
     from tvm.s_tir.schedule import ScheduleError
 
@@ -369,9 +398,8 @@ class _Chosen:
         )
 
 
-def _tile(
-    schedule: Any, block: Any, epilogue: Any, shared: Sequence[Any], roles: Roles, tiles: Tiles
-) -> None:
+def _tile(schedule: Any, parts: Parts, roles: Roles, tiles: Tiles) -> None:
+    block, epilogue = parts.sums, parts.epilogue
     down, across = roles.pixels[-2:]
     schedule.set_scope(block, 0, "local")
     loops = schedule.get_loops(epilogue)
@@ -398,21 +426,26 @@ def _tile(
     unrolled = taps if prod(roles.extents[i] for i in roles.taps) <= UNROLLED_TAPS else taps[-1:]
     for loop in (*unrolled, *output):
         schedule.unroll(loop)
-    for copy, lanes in zip(shared, (1, cut.lanes), strict=True):
+    for copy, lanes in ((parts.window, 1), (parts.weights, cut.lanes)):
         schedule.compute_at(copy, outer, preserve_unit_loops=True)
         _load(schedule, copy, cut.threads, lanes)
     schedule.decompose_reduction(block, outer)
 
 
 def _load(schedule: Any, copy: Any, threads: Sequence[Any], lanes: int) -> None:
-    """Share a copy among a block's threads, neighbours loading neighbours, some elements at a time."""
-    loops = schedule.get_loops(copy)[-len(schedule.get(copy).iter_vars) :]
+    """Share a copy among a block's threads."""
+    group, line, thread = shared_out(schedule, copy, threads, lanes)
+    schedule.bind(group, "threadIdx.z")
+    schedule.bind(line, "threadIdx.y")
+    schedule.bind(thread, "threadIdx.x")
+
+
+def shared_out(schedule: Any, block: Any, threads: Sequence[Any], lanes: int) -> Sequence[Any]:
+    """Loops over threads: neighbours take neighbouring elements of a block, `lanes` at a time if they can."""
+    loops = schedule.get_loops(block)[-len(schedule.get(block).iter_vars) :]
     last = int(schedule.get(loops[-1]).extent)
     every = schedule.fuse(*loops)
     if lanes > 1 and last % lanes == 0:
         every, lane = schedule.split(every, factors=[None, lanes])
         schedule.vectorize(lane)
-    _, group, line, thread = schedule.split(every, factors=[None, *threads])
-    schedule.bind(group, "threadIdx.z")
-    schedule.bind(line, "threadIdx.y")
-    schedule.bind(thread, "threadIdx.x")
+    return schedule.split(every, factors=[None, *threads])[1:]  # type: ignore[no-any-return]

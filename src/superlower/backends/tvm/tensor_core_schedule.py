@@ -15,7 +15,15 @@ from math import prod
 from typing import Any, Protocol
 
 from superlower.backends.tvm import blocks, tensor_cores
-from superlower.backends.tvm.gpu_schedule import ENOUGH_BLOCKS, WARP, Roles, inline_producers, roles_of
+from superlower.backends.tvm.gpu_schedule import (
+    ENOUGH_BLOCKS,
+    WARP,
+    Parts,
+    Roles,
+    roles_of,
+    shared_out,
+    taken_apart,
+)
 from superlower.backends.tvm.schedule import is_scheduled
 
 log = logging.getLogger(__name__)
@@ -83,7 +91,6 @@ def schedule_module(module: Any, target: Any) -> Any:
     Args:
         target: TVM's, of a GPU with tensor cores or without.
     """
-    import tvm
     from tvm import tirx
     from tvm.s_tir.schedule import ScheduleError
 
@@ -92,10 +99,9 @@ def schedule_module(module: Any, target: Any) -> Any:
     for name, function in list(module.functions_items()):
         if not isinstance(function, tirx.PrimFunc) or is_scheduled(function):
             continue
-        # A schedule changes its function in place: a copy, as what begins to fit may not do so in the end.
-        copy = tvm.ir.load_json(tvm.ir.save_json(function))
         try:
-            module[name] = schedule_convolution(copy)
+            # A copy, as what begins to fit may not do so in the end.
+            module[name] = schedule_convolution(blocks.copied(function))
         except ScheduleError:
             continue
         except RuntimeError as error:
@@ -191,25 +197,8 @@ def apply_schedule(schedule: Any, tiles: Tiles) -> None:
     Raises:
         ScheduleError: see `schedule_convolution`.
     """
-    from tvm.s_tir.schedule import ScheduleError
-
-    found = schedule.get_child_blocks(schedule.get_sblock("root"))
-    if not all(blocks.is_plain(schedule, block) for block in found):
-        raise ScheduleError("a block's loops aren't its axes")
-    found = blocks.inline(schedule, found)
-    sums = [block for block in found if blocks.is_reduction(schedule, block)]
-    if len(sums) != 1:
-        raise ScheduleError(f"{len(sums)} reductions, where a convolution has one")
-    roles = _fitting(schedule.get(sums[0]))
-    epilogue = blocks.epilogue(schedule, sums[0])
-    if epilogue is None:
-        epilogue = schedule.cache_write(sums[0], 0, "global")
-    window, weights = (schedule.cache_read(sums[0], operand, "shared") for operand in (0, 1))
-    for copy in (window, weights):
-        inline_producers(schedule, copy)
-    if len(schedule.get_child_blocks(schedule.get_sblock("root"))) != 4:
-        raise ScheduleError("more is computed than the convolution and what is fused to it")
-    _tile(schedule, _Parts(sums[0], epilogue, window, weights), roles, tiles)
+    roles, parts = taken_apart(schedule, _fitting)
+    _tile(schedule, parts, roles, tiles)
 
 
 def _fitting(body: Any) -> Roles:
@@ -234,17 +223,7 @@ def _fitting(body: Any) -> Roles:
     return roles
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Blocks of the function: sums, what follows, and the copies of both operands to shared memory."""
-
-    sums: Any
-    epilogue: Any
-    window: Any
-    weights: Any
-
-
-def _tile(schedule: Any, parts: _Parts, roles: Roles, tiles: Tiles) -> None:
+def _tile(schedule: Any, parts: Parts, roles: Roles, tiles: Tiles) -> None:
     use = tensor_cores.intrinsics()
     sums = parts.sums
     # Batch, channel, row, pixel; a block's axes and a buffer's, channels innermost.
@@ -306,12 +285,7 @@ def _tile(schedule: Any, parts: _Parts, roles: Roles, tiles: Tiles) -> None:
 
 
 def _share(schedule: Any, block: Any, warps: tuple[Any, Any], lanes: int) -> None:
-    """Share a block among a block of threads, neighbours taking neighbours, some elements at a time."""
-    loops = schedule.get_loops(block)[-len(schedule.get(block).iter_vars) :]
-    every = schedule.fuse(*loops)
-    if lanes > 1:
-        every, lane = schedule.split(every, factors=[None, lanes])
-        schedule.vectorize(lane)
-    _, high, wide, thread = schedule.split(every, factors=[None, *warps, WARP])
+    """Share a block among a block of threads."""
+    high, wide, thread = shared_out(schedule, block, (*warps, WARP), lanes)
     schedule.bind(schedule.fuse(high, wide), "threadIdx.y")
     schedule.bind(thread, "threadIdx.x")

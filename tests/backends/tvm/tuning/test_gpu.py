@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import onnx_ir as ir
 import pytest
 
 from superlower.backends.base import BuildOptions
-from superlower.backends.tvm import cuda, engine
+from superlower.backends.tvm import engine
 from superlower.backends.tvm.backend import Tvm, tvm_target
 from superlower.backends.tvm.tensor_cores import TENSORIZE
 from superlower.backends.tvm.tuning import worker
@@ -25,10 +21,10 @@ from superlower.driver.tune import Limits, missing, tune
 from superlower.errors import MissingSdkError, SuperlowerError
 from superlower.frontends import onnx_files
 from superlower.ir import infer_shapes, save
-from superlower.passes.pipelines import default_pipeline
 from superlower.targets.base import Precision
 from superlower.targets.catalog import target
-from support.gpu_schedules import PADDED, Case, model
+from support.compiler_process import run_module, skip_without_cuda_compiler
+from support.gpu_schedules import PADDED, Case, legalized, model
 from support.gpu_tuning import Asked
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -39,27 +35,12 @@ TRIALS = 12
 GPUS = {"rtx3090": Precision.FP32, "v100": Precision.FP16, "rtx5090": Precision.FP16}
 
 
-def graph_for(name: str) -> ir.Model:
-    """A convolution and a Relu, legalized as a build for the target has them."""
-    graph = infer_shapes(model(CASE))
-    for each in (*default_pipeline(), *Tvm().legalize(target(name), GPUS[name])):
-        each.run(graph)
-    return infer_shapes(graph)
-
-
-def find_compiler(name: str, folder: Path) -> None:
-    try:
-        cuda.find_compiler([str(target(name).tvm["arch"])], folder)
-    except MissingSdkError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="module", params=GPUS)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The target, the database, and what tuning and its schedules came to."""
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
-    find_compiler(name, folder)
-    save(graph_for(name), folder / "graph.onnx")
+    skip_without_cuda_compiler(name, folder)
+    save(legalized(CASE, name, GPUS[name]), folder / "graph.onnx")
     asked = Asked(
         request=Request(
             graphs=((str(folder / "graph.onnx"), 1),),
@@ -74,15 +55,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         result=str(folder / "result.json"),
     )
     (folder / "asked.json").write_bytes(msgspec.json.encode(asked))
-    done = subprocess.run(
-        [sys.executable, "-m", "support.gpu_tuning", folder / "asked.json"],
-        cwd=Path(__file__).parents[3],
-        env={**os.environ, "TVM_USE_RUNTIME_LIB": "0", "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_module("support.gpu_tuning", folder / "asked.json")
     return name, folder / "database", json.loads((folder / "result.json").read_text())
 
 
@@ -107,7 +80,7 @@ def test_candidates_are_built_kept_and_compute_the_same(run: Any) -> None:
 def test_a_build_takes_them_up(run: Any, tmp_path: Path) -> None:
     name, database, found = run
     options = BuildOptions(precision=GPUS[name], settings={"tuning": str(database)})
-    artifact = Tvm().compile(graph_for(name), target(name), options, tmp_path)
+    artifact = Tvm().compile(legalized(CASE, name, GPUS[name]), target(name), options, tmp_path)
     assert artifact.facts["tasks"] == artifact.facts["tasks_measured"] == len(found["result"]["tasks"])
     assert artifact.facts["tuned"] == "yes"
     took = sum(task["calls"] * task["best_s"] for task in found["result"]["tasks"])
@@ -128,7 +101,7 @@ def test_half_precision_is_searched_on_tensor_cores(run: Any) -> None:
 def test_what_cannot_be_measured_here_is_said_before_anything_is_built(tmp_path: Path) -> None:
     if not isinstance(engine.nvidia_gpus(), str):
         pytest.skip("this machine has an NVIDIA GPU")
-    find_compiler("rtx3090", tmp_path)
+    skip_without_cuda_compiler("rtx3090", tmp_path)
     save(infer_shapes(model(FRAME)), tmp_path / "graph.onnx")
     with pytest.raises(MissingSdkError, match=r"NVIDIA .*: measure on a farm of such devices, by --tracker"):
         tune(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from superlower.backends import sdk
-from superlower.backends.tvm import tensor_cores
+from superlower.backends.tvm import blocks, tensor_cores
 from superlower.backends.tvm.schedule import is_scheduled
 from superlower.backends.tvm.tuning.store import Record, in_force, target_key
 from superlower.backends.tvm.tuning.tasks import calls_of, key_of, normal
@@ -52,7 +52,8 @@ def replayed(function: Any, trace: str) -> Any:
 
     if tensor_cores.TENSORIZE in trace:
         tensor_cores.load()
-    schedule = s_tir.Schedule(normal(function))
+    # A copy, as another schedule follows where this one doesn't fit.
+    schedule = s_tir.Schedule(normal(blocks.copied(function)))
     Trace.apply_json_to_schedule(json.loads(trace), schedule)
     return tensor_cores.marked(schedule.mod["main"], trace).with_attr("tirx.is_scheduled", True)
 

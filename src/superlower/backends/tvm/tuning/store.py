@@ -203,7 +203,12 @@ class Measurements:
 
 def defaults_of(target: str) -> int:
     """The version of the default schedules for a target's key."""
-    return DEFAULTS.get(target.partition("/")[0], 0)
+    return DEFAULTS.get(family(target), 0)
+
+
+def family(target: str) -> str:
+    """The kind of processor of a target's key: "llvm", "cuda"."""
+    return target.partition("/")[0]
 
 
 def target_key(target: Mapping[str, object]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from math import log, prod
 from typing import Any
 
-from superlower.backends.tvm.tuning.store import Record, defaults_of, fastest
+from superlower.backends.tvm.tuning.store import Record, defaults_of, family, fastest
 from superlower.backends.tvm.tuning.tasks import Task
 
 _TILE = "SamplePerfectTile"
@@ -35,7 +35,7 @@ def suggestions(task: Task, target: str, records: Iterable[Record], most: int = 
         record
         for record in like
         if (record.task, record.target, record.defaults) != (task.key, target, defaults_of(target))
-        and _family(record.target) == _family(target)
+        and family(record.target) == family(target)
     ]
     order = {record: place for place, record in enumerate(fastest(usable, most))}
     ranked = sorted(order, key=lambda r: (_far(task, target, r), order[r]))
@@ -43,10 +43,6 @@ def suggestions(task: Task, target: str, records: Iterable[Record], most: int = 
     for record in ranked:
         found.setdefault(record.trace, record)
     return list(found.values())[:most]
-
-
-def _family(target: str) -> str:
-    return target.partition("/")[0]
 
 
 def _far(task: Task, target: str, record: Record) -> tuple[float, int]:
