@@ -15,6 +15,7 @@ from math import prod
 from typing import Any, Protocol
 
 from superlower.backends.tvm import blocks, tensor_cores
+from superlower.backends.tvm.convolutions import Parts, Roles, roles_of, shared_out, taken_apart
 from superlower.backends.tvm.gpu_schedule import (
     ENOUGH_BLOCKS,
     WARP,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from superlower.backends.tvm import gpu_schedule, tensor_core_schedule
-from superlower.backends.tvm.gpu_schedule import VECTOR_BYTES, WARP, Cut, Roles
+from superlower.backends.tvm.convolutions import Roles
+from superlower.backends.tvm.gpu_schedule import VECTOR_BYTES, WARP, Cut
 
 MOST_VECTORS, MOST_ROWS = 4, 8
 """Vectors of channels and rows that a thread may hold: beyond them registers spill."""
