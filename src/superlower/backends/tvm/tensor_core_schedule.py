@@ -16,15 +16,7 @@ from typing import Any, Protocol
 
 from superlower.backends.tvm import blocks, tensor_cores
 from superlower.backends.tvm.convolutions import Parts, Roles, roles_of, shared_out, taken_apart
-from superlower.backends.tvm.gpu_schedule import (
-    ENOUGH_BLOCKS,
-    WARP,
-    Parts,
-    Roles,
-    roles_of,
-    shared_out,
-    taken_apart,
-)
+from superlower.backends.tvm.gpu_schedule import ENOUGH_BLOCKS, WARP
 from superlower.backends.tvm.schedule import is_scheduled
 
 log = logging.getLogger(__name__)
