@@ -102,7 +102,7 @@ def test_blocks_go_without_clips(tmp_path: Path) -> None:
             ("tecogan", "--blocks", 11, "--importance", "weights"),
             "can't be made: srnet.resblocks has 10 blocks",
         ),
-        (("vespcn", "--blocks", 1), "vespcn can't be pruned: choose basicvsr, egvsr, frvsr, tecogan"),
+        (("vespcn", "--blocks", 1), "vespcn can't be pruned: choose basicvsr, egvsr, frvsr, mstgan, tecogan"),
     ],
 )
 def test_what_cannot_be_is_refused(options: tuple[object, ...], message: str, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from superlower.frontends.zoo.checkpoint import seed_parameters
 from superlower.frontends.zoo.egvsr import Egvsr
 from superlower.frontends.zoo.frvsr_torch import FrameRecurrentNet
 from superlower.frontends.zoo.layers_torch import ResidualBlock, conv3x3, leaky
+from superlower.frontends.zoo.mstgan_torch import MstGanNet
 from superlower.frontends.zoo.tecogan import TecoGan
 from support.zoo import request
 
@@ -92,10 +93,24 @@ def frvsr() -> PrunableNet:
     return seeded(FrameRecurrentNet(2, bicubic=False, warm_up=0))
 
 
+def mstgan() -> PrunableNet:
+    return seeded(MstGanNet(blocks=2))
+
+
 def of_state(state: dict[str, torch.Tensor]) -> PrunableNet:
-    network = BasicVsrNet(Widths.found(state)).eval()
+    """What a pruned state is of: loading it refuses all else."""
+    network: PrunableNet
+    if "srnet.conv_in.0.weight" in state:
+        inner = widths_of(state, FrameRecurrentNet.layout.rows[0])
+        network = FrameRecurrentNet(inner, bicubic=False, warm_up=0)
+    elif "boost.fuse.0.weight" in state:
+        network = MstGanNet(
+            blocks=len(widths_of(state, Row("pyramid.blocks", "conv1", "conv2"))), pruned=state
+        )
+    else:
+        network = BasicVsrNet(Widths.found(state))
     network.load_state_dict(state)
-    return network
+    return network.eval()
 
 
 def clip(count: int = 1, frames: int = 3, side: int = SIDE) -> list[torch.Tensor]:
@@ -108,9 +123,9 @@ def run(network: PrunableNet, frames: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat(network.unroll(frames, network.flows(frames)).outputs)
 
 
-@pytest.mark.parametrize("make", [basicvsr, frvsr])
-def test_channels_that_nothing_reads_go_without_a_trace(make) -> None:
-    network, frames = make(), clip()
+@pytest.mark.parametrize(("make", "side"), [(basicvsr, SIDE), (frvsr, SIDE), (mstgan, 8)])
+def test_channels_that_nothing_reads_go_without_a_trace(make, side: int) -> None:
+    network, frames = make(), clip(side=side)
     kept = {}
     with torch.no_grad():
         for group in groups(network):
@@ -123,9 +138,8 @@ def test_channels_that_nothing_reads_go_without_a_trace(make) -> None:
         made, read = state[f"{group.producer}.weight"], state[f"{group.consumer}.weight"]
         assert len(made) == group.filters * read.shape[1]
         assert read.shape[1] == len(kept[group.producer])
-    pruned = of_state(state) if make is basicvsr else FrameRecurrentNet((62, 62), bicubic=False, warm_up=0)
-    pruned.load_state_dict(state)
-    assert (run(pruned.eval(), frames) - run(network, frames)).abs().max() < ROUNDING
+    pruned = of_state(state)
+    assert (run(pruned, frames) - run(network, frames)).abs().max() < ROUNDING
     # The neighbours of those channels are not for nothing: another choice shows.
     others = {name: tuple(i for i in range(len(c) + 2) if i not in (2, 3)) for name, c in kept.items()}
     pruned.load_state_dict(prune_state(network.state_dict(), network.layout, Plan(channels=others)))
@@ -296,6 +310,31 @@ def test_a_pruned_checkpoint_exports_to_smaller_graphs(tmp_path: Path, caller) -
     assert macs["backward"] == pixels * (9 * 67 * 64 + block)
     tail = 9 * (64 * 192 + 4 * 48 * 256 + 16 * (64 * 2 + 2 * 3))
     assert macs["forward"] == pixels * (9 * 67 * 64 + 1.5 * block + 128 * 64 + tail)
+
+
+def test_mstgan_loses_two_fifths_and_exports(tmp_path: Path, caller) -> None:
+    """As its paper's did, mostly of its backbone; what is left is a checkpoint like any other."""
+    from superlower.frontends.zoo.mstgan import MstGan
+    from support.zoo import assert_program_equals_network
+
+    network = seeded(MstGanNet())
+    ones = dict.fromkeys(pruning_torch.pixel_costs(network, 12, 16), 1.0)
+    plan = pruning_torch.make_plan(network, pruning_torch.weight_norms(network), ones, 0.4)
+    path = tmp_path / "pruned.pth"
+    distil_torch.save({"params": prune_state(network.state_dict(), network.layout, plan)}, path)
+    pruned = MstGan().network(request(12, 16, path))
+    assert sum(p.numel() for p in pruned.parameters()) == pytest.approx(17e6, abs=0.5e6)
+    model = assert_program_equals_network(MstGan(), request(12, 16, path), 2, caller, shorter=())
+    assert model.program.provenance["blocks"] == pruned.structure["blocks"]
+    weights = {n: tuple(v.shape) for n, v in model.graphs["upscale"].graph.initializers.items()}
+    narrower = [name for name in pruned.widths if name.startswith("backbone.stages.3.")]
+    assert narrower
+    for name in narrower:
+        width = pruned.widths[name]
+        assert width % 16 == 0
+        assert f"{name} {width}" in model.program.provenance["widths"]
+        block, layer = name.rsplit(".conv", 1)
+        assert weights[f"{block}.conv{int(layer) + 1}.weight"][1] == width
 
 
 def test_egvsr_is_pruned_alike() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -77,7 +76,7 @@ class Unrolled:
 class PrunableNet(nn.Module):
     """A network that can be pruned and fine-tuned."""
 
-    layout: ClassVar[Layout]
+    layout: Layout
 
     @property
     def structure(self) -> dict[str, str]:
@@ -93,9 +92,49 @@ class PrunableNet(nn.Module):
         raise NotImplementedError
 
 
+def groups_of(state: Mapping[str, Tensor], layout: Layout) -> list[Channels]:
+    """Every group of channels that may be pruned: inner ones of the rows' blocks in a state dict, then the
+    others."""
+    inner = [row.block(i) for row in layout.rows for i in range(len(widths_of(state, row)))]
+    return [*inner, *layout.channels]
+
+
+def narrow(network: PrunableNet, state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Give the convolutions of a whole network as few channels as a pruned checkpoint has; its weights are
+    still to be loaded. What the checkpoint lacks is left whole, for strict loading to find.
+
+    Args:
+        network: with as many blocks in each row as the checkpoint; changed in place.
+        state: of the checkpoint.
+
+    Returns:
+        Channels of each group that is narrower, by its producer.
+    """
+    found = {}
+    for group in groups_of(network.state_dict(), network.layout):
+        producer, consumer = (network.get_submodule(name) for name in (group.producer, group.consumer))
+        assert isinstance(producer, nn.Conv2d)
+        assert isinstance(consumer, nn.Conv2d)
+        made = state.get(f"{group.producer}.weight")
+        if made is None or len(made) >= producer.out_channels:
+            continue
+        found[group.producer] = len(made) // group.filters
+        _resize(producer, producer.in_channels, len(made))
+        _resize(consumer, found[group.producer], consumer.out_channels)
+    return found
+
+
 def widths_of(state: Mapping[str, Tensor], row: Row) -> tuple[int, ...]:
     """Inner channels of a row's blocks in a state dict, as many as there are."""
     found: list[int] = []
     while (weight := state.get(f"{row.block(len(found)).producer}.weight")) is not None:
         found.append(len(weight))
     return tuple(found)
+
+
+def _resize(convolution: nn.Conv2d, inputs: int, outputs: int) -> None:
+    """Give it other widths, and weights of zero."""
+    convolution.in_channels, convolution.out_channels = inputs, outputs
+    convolution.weight = nn.Parameter(convolution.weight.new_zeros(outputs, inputs, *convolution.kernel_size))
+    if convolution.bias is not None:
+        convolution.bias = nn.Parameter(convolution.bias.new_zeros(outputs))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from superlower.frontends.bfloat16_torch import fast_convolutions
-from superlower.frontends.prunable_torch import Channels, Layout, PrunableNet, widths_of
+from superlower.frontends.prunable_torch import Channels, Layout, PrunableNet, groups_of, widths_of
 
 CLIP = 11
 """Frames of the clip that a frame's cost is a mean over, as in docs/models.md."""
@@ -41,9 +41,7 @@ class Plan:
 
 def groups(network: PrunableNet) -> list[Channels]:
     """Every group of channels that may be pruned: inner ones of the rows' blocks, then the others."""
-    state = network.state_dict()
-    inner = [row.block(i) for row in network.layout.rows for i in range(len(widths_of(state, row)))]
-    return [*inner, *network.layout.channels]
+    return groups_of(network.state_dict(), network.layout)
 
 
 def kept_filters(network: PrunableNet, name: str, plan: Plan) -> Tensor:
@@ -57,8 +55,7 @@ def kept_filters(network: PrunableNet, name: str, plan: Plan) -> Tensor:
 def prune_state(state: Mapping[str, Tensor], layout: Layout, plan: Plan) -> dict[str, Tensor]:
     """The weights that a plan keeps, by the names that they have once the blocks are renumbered."""
     kept = dict(state)
-    inner = [row.block(i) for row in layout.rows for i in range(len(widths_of(state, row)))]
-    for group in (*inner, *layout.channels):
+    for group in groups_of(state, layout):
         if group.producer in plan.channels:
             channels = torch.tensor(plan.channels[group.producer])
             filters = _filters(group, plan.channels[group.producer])

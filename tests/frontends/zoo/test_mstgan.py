@@ -64,5 +64,5 @@ def test_single_scale_alignment_enlarges_one_flow() -> None:
 def test_a_checkpoint_says_its_form(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(MstGanNet(multiscale=False, blocks=2).state_dict(), path)
-    network = MstGan()._network(request(16, 16, path))
+    network = MstGan().network(request(16, 16, path))
     assert (network.multiscale, network.blocks) == (False, 2)

@@ -32,13 +32,20 @@ def slide(upscale: Callable[..., Tensor], frames: Tensor, radius: int, *, mirror
         frames: [T, C, H, W].
         mirror: frames beyond the ends mirror those within; else they repeat the first and the last.
     """
+    return torch.cat(slide_over(upscale, torch.split(frames, 1), radius, mirror=mirror))
+
+
+def slide_over(
+    upscale: Callable[..., Tensor], frames: Sequence[Tensor], radius: int, *, mirror: bool = False
+) -> list[Tensor]:
+    """As `slide`, over a list of frames [N, C, H, W]."""
     count = len(frames)
     outputs = []
     for t in range(count):
         window = range(t - radius, t + radius + 1)
         indices = [mirrored(i, count) if mirror else min(max(i, 0), count - 1) for i in window]
-        outputs.append(upscale(*(frames[i : i + 1] for i in indices)))
-    return torch.cat(outputs)
+        outputs.append(upscale(*(frames[i] for i in indices)))
+    return outputs
 
 
 def resize_bilinear(x: Tensor, height: int, width: int, *, align_corners: bool = False) -> Tensor:

@@ -56,7 +56,7 @@ class MstGan:
             MissingSdkError: PyTorch isn't installed.
         """
         frame = frame_of(request, scale=SCALE, multiple=MULTIPLE)
-        network = self._network(request)
+        network = self.network(request)
         return window_blueprint(
             network,
             network.upscale,
@@ -69,7 +69,7 @@ class MstGan:
                 self.paper,
                 request,
                 alignment="multi" if network.multiscale else "single",
-                blocks=network.blocks,
+                **network.structure,
             ),
         )
 
@@ -79,9 +79,10 @@ class MstGan:
 
     def reference(self, request: ExportRequest) -> ClipReference:
         """The network over a whole clip in PyTorch eager, fp32. Raises as `export` does."""
-        return clip_reference(self._network(request))
+        return clip_reference(self.network(request))
 
-    def _network(self, request: ExportRequest) -> MstGanNet:
+    def network(self, request: ExportRequest) -> MstGanNet:
+        """The network in evaluation mode, pruned as its checkpoint is. Raises as `export` does."""
         known_options(self.name, request.options, ["alignment", "blocks"])
         alignment = choice_option(self.name, request.options, "alignment", ("multi", "single"))
         asked = whole_option(self.name, request.options, "blocks", "residual blocks")
@@ -92,7 +93,7 @@ class MstGan:
         from superlower.frontends.zoo.mstgan_torch import MstGanNet
 
         return network_of(
-            lambda: MstGanNet(multiscale=multiscale, blocks=blocks),
+            lambda: MstGanNet(multiscale=multiscale, blocks=blocks, pruned=state),
             state,
             request,
             f"MST-GAN with {'multi' if multiscale else 'single'}-scale alignment and {blocks} blocks",

@@ -7,12 +7,14 @@ what is assumed beyond that. Imports torch: import it inside methods only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from superlower.frontends.prunable_torch import Channels, Layout, PrunableNet, Row, Unrolled, narrow
 from superlower.frontends.zoo.layers_torch import (
     PictureNet,
     ResidualBlock,
@@ -21,6 +23,7 @@ from superlower.frontends.zoo.layers_torch import (
     flow_warp,
     leaky,
     slide,
+    slide_over,
 )
 
 FEATURES = 64
@@ -34,6 +37,32 @@ _STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 1), (512, 3, 2))
 """Width, bottlenecks and stride of ResNet-50's stages; the first and the third don't halve here."""
 
 _EXPANSION = 4
+
+
+def _layout(estimators: int) -> Layout:
+    """What pruning may take: channels within a block or between two convolutions, not those that blocks,
+    scales or shortcuts add to. Flows are made of features that are pruned: nothing of them is frozen.
+
+    Args:
+        estimators: of flow.
+    """
+    pairs = [
+        *(f"boost.refine.{i}.0" for i in range(LEVELS)),
+        *(f"pyramid.refine.{i}" for i in range(LEVELS - 1)),
+    ]
+    chains = [[f"{block}.conv1", f"{block}.conv2"] for block in pairs]
+    chains += [[f"align.estimate.{i}.{layer}" for layer in (0, 2, 4)] for i in range(estimators)]
+    for stage, (_, count, _) in enumerate(_STAGES):
+        chains += [[f"backbone.stages.{stage}.{i}.conv{k}" for k in (1, 2, 3)] for i in range(count)]
+    return Layout(
+        rows=(Row("pyramid.blocks", "conv1", "conv2"),),
+        channels=(
+            *(Channels(*pair) for chain in chains for pair in pairwise(chain)),
+            Channels("upconv1", "upconv2", filters=4),
+            Channels("upconv2", "conv_hr", filters=4),
+            Channels("conv_hr", "conv_last"),
+        ),
+    )
 
 
 def _blocks(count: int) -> nn.Sequential:
@@ -164,16 +193,20 @@ class _Backbone(nn.Module):
         return decoded + x
 
 
-class MstGanNet(PictureNet):
+class MstGanNet(PrunableNet, PictureNet):
     """The network. `upscale` is the step of the program; `forward` runs it over a clip.
 
     Args:
         multiscale: as in `_Alignment`.
         blocks: residual blocks on each frame by itself.
+        pruned: a checkpoint with as few channels as the network is to have; none for all.
     """
 
-    def __init__(self, *, multiscale: bool = True, blocks: int = BLOCKS) -> None:
+    def __init__(
+        self, *, multiscale: bool = True, blocks: int = BLOCKS, pruned: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
+        self.layout = _layout(LEVELS if multiscale else 1)
         self.multiscale = multiscale
         self.blocks = blocks
         self.pyramid = _Pyramid(blocks)
@@ -181,6 +214,23 @@ class MstGanNet(PictureNet):
         self.boost = _Boosting()
         self.backbone = _Backbone()
         self.add_upsampler(FEATURES)
+        self.widths = narrow(self, pruned or {})
+
+    @property
+    def structure(self) -> dict[str, str]:
+        """As of a prunable network."""
+        found = {"blocks": str(self.blocks)}
+        if self.widths:
+            found["widths"] = "; ".join(f"{name} {width}" for name, width in self.widths.items())
+        return found
+
+    def flows(self, frames: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+        """None that could be shared: they are made of the features."""
+        return ()
+
+    def unroll(self, frames: Sequence[Tensor], flows: tuple[list[Tensor], ...]) -> Unrolled:
+        """Frame by frame; nothing is carried along."""
+        return Unrolled(slide_over(self.upscale, frames, 1, mirror=True), [])
 
     def upscale(self, before: Tensor, x: Tensor, after: Tensor) -> Tensor:
         """The upscaled `x` [N, 3, 4H, 4W], from three frames [N, 3, H, W] in 0..1, H and W
