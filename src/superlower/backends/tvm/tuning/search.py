@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,7 @@ class TaskSearch:
         task: Task,
         where: Cpu | Cuda,
         known: Sequence[Record],
-        suggested: Sequence[Record],
+        suggest: Callable[[], Sequence[Record]],
         *,
         seed: int,
         batch: int,
@@ -52,7 +52,7 @@ class TaskSearch:
         Args:
             where: what is tuned for.
             known: measurements of this very task on this device.
-            suggested: records of like tasks, best first, whose schedules are measured first.
+            suggest: records of like tasks as they are now, best first: their schedules are measured first.
             seed: of what is drawn.
             batch: schedules measured between two generations.
             threads: that draw schedules.
@@ -67,8 +67,10 @@ class TaskSearch:
         self._seen = {record.trace for record in known}
         self._where, self._seed, self._batch, self._threads = where, seed, batch, threads
         self._known = tuple(known)
-        self._suggested = list(suggested)
+        self._suggest = suggest
+        self._taken: set[str] = set()
         self._context: Any = None
+        self._spaces: list[Any] = []
         self._sent: dict[str, Any] = {}
 
     @property
@@ -117,13 +119,20 @@ class TaskSearch:
         self._context.notify_runner_results(measured, results)
 
     def _transferred(self) -> list[Candidate]:
-        if not self._suggested:
+        new = [record for record in self._suggest() if record.trace not in self._taken]
+        if not new:
             return []
         self._started()
         found: dict[str, Candidate] = {}
-        while self._suggested and len(found) < self._batch:
-            record = self._suggested.pop(0)
-            schedule = transfer.adapted(normal(self.task.function), record.trace, self._postprocessors)
+        for record in new:
+            if len(found) == self._batch:
+                break
+            self._taken.add(record.trace)
+            module = normal(self.task.function)
+            if record.kind == self.task.kind:
+                schedule = transfer.adapted(module, record.trace, self._postprocessors)
+            else:
+                schedule = transfer.redrawn(module, record.trace, self._spaces, self._postprocessors)
             trace = "" if schedule is None else space.trace_text(schedule)
             if trace and trace not in self._seen:
                 found.setdefault(trace, Candidate(trace, "transfer", self._candidate(schedule)))
@@ -145,13 +154,15 @@ class TaskSearch:
         from tvm.s_tir import meta_schedule as ms
 
         module = normal(self.task.function)
-        self._context, spaces = space.context(module, self._where, self._seed, POPULATION, self._threads)
+        self._context, self._spaces = space.context(
+            module, self._where, self._seed, POPULATION, self._threads
+        )
         self._postprocessors = list(self._context.space_generator.postprocs)
         self._database = ms.database.MemoryDatabase()
         self._workload = self._database.commit_workload(module)
         self._model = ms.cost_model.XGBModel(num_warmup_samples=self._batch)
         self._learn()
-        self._context.pre_tuning(UNLIMITED, self._batch, spaces, self._database, self._model)
+        self._context.pre_tuning(UNLIMITED, self._batch, self._spaces, self._database, self._model)
 
     def _learn(self) -> None:
         """Take up measurements of an earlier run: as parents of new schedules, and to the cost model."""

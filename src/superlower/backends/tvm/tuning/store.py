@@ -66,6 +66,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         trace: TVM's schedule trace as JSON; "" for the default schedule.
         defaults: version of the default schedules it was measured beside.
         when: UTC time, ISO 8601.
+        core: hash of what the function sums with its sizes left out: tasks that do other things to the same
+            sums have the same. "" for a function that sums nothing.
     """
 
     task: str
@@ -83,6 +85,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     trace: str = ""
     defaults: int = 1
     when: str = ""
+    core: str = ""
 
     @property
     def time(self) -> float:
@@ -300,8 +303,12 @@ class Store:
         return len(before.records), len(kept)
 
 
-def fastest(records: Sequence[Record], keep: int) -> list[Record]:
-    """The `keep` fastest schedules of each task, target, versions, device and threads, and its default."""
+def fastest(records: Sequence[Record], keep: int, *, better: bool = False) -> list[Record]:
+    """The `keep` fastest schedules of each task, target, versions, device and threads, and its default.
+
+    Args:
+        better: of the schedules, only those that a build would take before the default.
+    """
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in records:
         if record.seconds:
@@ -309,8 +316,10 @@ def fastest(records: Sequence[Record], keep: int) -> list[Record]:
             groups[record.task, *where].append(record)
     kept: list[Record] = []
     for group in groups.values():
-        for place, one in enumerate(ranked(group)):
-            kept += list(one.records) if place < keep or one.default else []
+        schedules = ranked(group)
+        first = next((i for i, one in enumerate(schedules) if one.default), keep) if better else keep
+        for place, one in enumerate(schedules):
+            kept += list(one.records) if place < min(keep, first) or one.default else []
     return kept
 
 

@@ -6,8 +6,10 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from superlower.backends.tvm import blocks
 
 _NUMBER = re.compile(r"\d+")
 
@@ -23,6 +25,8 @@ class Task:
         kind: hash of the function with its sizes left out.
         arguments: (element type, shape) of each, the result last.
         function: the function itself.
+        core: hash of its reductions with their sizes left out, the same whatever is done to the sums; "" for
+            a function without any.
     """
 
     key: str
@@ -31,6 +35,7 @@ class Task:
     kind: str
     arguments: tuple[tuple[str, tuple[int, ...]], ...]
     function: Any
+    core: str = ""
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -72,7 +77,7 @@ def tasks_of(module: Any, calls: int = 1) -> list[Task]:
         key, label = key_of(function), str(name.name_hint)
         known = found.get(key)
         count = times[label] * calls + (known.calls if known else 0)
-        found[key] = Task(key, label, count, _kind(function), arguments, function)
+        found[key] = Task(key, label, count, _kind(function), arguments, function, _core(function))
     return list(found.values())
 
 
@@ -82,7 +87,7 @@ def merged(lists: Sequence[Sequence[Task]]) -> list[Task]:
     for task in (task for tasks in lists for task in tasks):
         known = found.get(task.key)
         calls = task.calls + (known.calls if known else 0)
-        found[task.key] = Task(task.key, task.name, calls, task.kind, task.arguments, task.function)
+        found[task.key] = replace(task, calls=calls)
     return list(found.values())
 
 
@@ -113,5 +118,23 @@ def _arguments(function: Any) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
 
 
 def _kind(function: Any) -> str:
-    text = _NUMBER.sub("", function.script(show_meta=False))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _without_sizes(function.script(show_meta=False))
+
+
+def _core(function: Any) -> str:
+    from tvm import s_tir
+    from tvm.s_tir.schedule import ScheduleError
+
+    schedule = s_tir.Schedule(function)
+    try:
+        found = schedule.get_child_blocks(schedule.get_sblock("root"))
+    except ScheduleError:
+        return ""
+    sums = [
+        schedule.get(block).script(show_meta=False) for block in found if blocks.is_reduction(schedule, block)
+    ]
+    return _without_sizes("".join(sums)) if sums else ""
+
+
+def _without_sizes(text: str) -> str:
+    return hashlib.sha256(_NUMBER.sub("", text).encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -197,16 +198,16 @@ class _Run:
             default = self._defaults.get(task.key)
             if default is not None and task.calls * default >= SMALL * total:
                 known = self._known(task)
-                suggested = (
-                    transfer.suggestions(task, self._target_key, self._all) if self._asked.transfer else []
-                )
-                self._suggested[task.key] = len(suggested)
+                # What this run measures from now on is among it.
+                records = self._all if self._asked.transfer else []
+                suggest = partial(transfer.suggestions, task, self._target_key, records)
+                self._suggested[task.key] = len(suggest())
                 seed = 1 + (zlib.crc32(task.key.encode()) ^ self._asked.seed) % (2**31 - 2)
                 self._searches[task.key] = TaskSearch(
                     task,
                     self._where,
                     known,
-                    suggested,
+                    suggest,
                     seed=seed,
                     batch=BATCH,
                     threads=1 if self._device == "cpu" else self._asked.builders,
@@ -339,6 +340,7 @@ class _Run:
             error=reply.error,
             trace=candidate.trace,
             defaults=defaults_of(self._target_key),
+            core=task.core,
             when=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         with self._keeping:
