@@ -84,8 +84,10 @@ def test_network_equals_the_reference(oracles: Path) -> None:
         frames, expected = parity["in0"][0], parity["out0"][0]
     run = BasicVsr().reference(request(*frames.shape[2:], blocks="30"))
     found = np.concatenate(run([frame[None] for frame in frames]))
+    error = np.abs(found - expected).max() / expected.std()
+    print(f"PyTorch: {error:.1e}")
     # Two builds of PyTorch may sum in another order: ROUNDING, in terms of the output's deviation.
-    assert np.abs(found - expected).max() < ROUNDING * expected.std()
+    assert error < ROUNDING
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 95)])
