@@ -88,7 +88,6 @@ def adapted(module: Any, trace: str, postprocessors: Sequence[Any]) -> Any | Non
     Args:
         postprocessors: MetaSchedule's, initialized: what they had made of the trace is made anew.
     """
-
     try:
         steps, decisions = before_postprocessing(json.loads(trace))
         # Once to have the steps as TVM's objects: it makes the factors divide, but as coarsely as can be.
