@@ -111,7 +111,7 @@ def akin(seconds: float, **changed: object) -> Record:
 
 def test_what_beat_its_default_is_suggested_to_tasks_of_the_same_sums() -> None:
     default = akin(0.5, origin=DEFAULT, trace="")
-    faster, slower = [akin(s) for s in (0.1, 0.2, 0.3, 0.35)], akin(0.6)
+    faster, slower = [akin(s) for s in (0.1, 0.2, 0.45, 0.48)], akin(0.6)
     size = record("far", 144, 176, 0.1, core="sum")
     found = suggestions(TASK, "llvm/a", [size, slower, *faster, default])
     # The same size before another one of the same kind.

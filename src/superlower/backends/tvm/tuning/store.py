@@ -303,24 +303,40 @@ class Store:
         return len(before.records), len(kept)
 
 
-def fastest(records: Sequence[Record], keep: int, *, better: bool = False) -> list[Record]:
-    """The `keep` fastest schedules of each task, target, versions, device and threads, and its default.
+def fastest(records: Sequence[Record], keep: int) -> list[Record]:
+    """The `keep` fastest schedules of each task, target, versions, device and threads, and its default."""
+    kept: list[Record] = []
+    for group in _grouped(records):
+        for place, one in enumerate(ranked(group)):
+            kept += list(one.records) if place < keep or one.default else []
+    return kept
 
-    Args:
-        better: of the schedules, only those that a build would take before the default.
-    """
+
+def gaining(records: Sequence[Record], keep: int) -> list[Record]:
+    """One measurement of each of the `keep` fastest schedules, in each of those groups, that took less than the
+    default; also where nobody measured them in turns: enough to try them elsewhere, not for a build."""
+    kept = []
+    for group in _grouped(records):
+        schedules = schedules_of(group)
+        default = next((one.seconds for one in schedules if one.default), 0.0)
+        ratios = {
+            one: one.seconds / default if one.beside is None else one.beside for one in schedules if default
+        }
+        better = sorted(
+            (one for one in ratios if not one.default and ratios[one] < 1), key=ratios.__getitem__
+        )
+        kept += [one.records[0] for one in better[:keep]]
+    return kept
+
+
+def _grouped(records: Iterable[Record]) -> Iterable[list[Record]]:
+    """Successful measurements by task, target, versions, device and threads."""
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in records:
         if record.seconds:
             where = record.target, record.tvm, record.defaults, record.device, record.threads
             groups[record.task, *where].append(record)
-    kept: list[Record] = []
-    for group in groups.values():
-        schedules = ranked(group)
-        first = next((i for i, one in enumerate(schedules) if one.default), keep) if better else keep
-        for place, one in enumerate(schedules):
-            kept += list(one.records) if place < min(keep, first) or one.default else []
-    return kept
+    return groups.values()
 
 
 def export(records: Iterable[Record], file: Path) -> int:

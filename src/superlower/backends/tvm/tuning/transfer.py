@@ -17,14 +17,14 @@ from math import log, prod
 from typing import Any
 
 from superlower.backends.tvm.tuning.space import trace_text
-from superlower.backends.tvm.tuning.store import Record, defaults_of, family, fastest
+from superlower.backends.tvm.tuning.store import Record, defaults_of, family, fastest, gaining
 from superlower.backends.tvm.tuning.tasks import Task
 
 _TILE = "SamplePerfectTile"
 SUGGESTIONS = 8
 """Schedules taken over for a task: the few best of the nearest are worth more than many of the farther."""
-OF_OTHER_KIND = 3
-"""Of each task that does other things to the same sums."""
+OF_A_TASK, OF_OTHER_KIND = 5, 3
+"""Of each of those, and of each that does other things to the same sums."""
 _INLINING = ("ComputeInline", "ReverseComputeInline")
 _VARIABLE = re.compile(r"[blv]\d+")
 
@@ -51,7 +51,7 @@ def suggestions(task: Task, target: str, records: Iterable[Record], most: int = 
     akin = [
         record for record in usable if record.kind != task.kind and task.core and record.core == task.core
     ]
-    found = [*fastest(same, most), *(r for r in fastest(akin, OF_OTHER_KIND, better=True) if r.trace)]
+    found = [*fastest(same, OF_A_TASK), *gaining(akin, OF_OTHER_KIND)]
     order = {record: place for place, record in enumerate(found)}
     ranked = sorted(order, key=lambda r: (_far(task, target, r), r.kind != task.kind, order[r]))
     by_trace: dict[str, Record] = {}
