@@ -313,8 +313,8 @@ def fastest(records: Sequence[Record], keep: int) -> list[Record]:
 
 
 def gaining(records: Sequence[Record], keep: int) -> list[Record]:
-    """One measurement of each of the `keep` fastest schedules, in each of those groups, that took less than the
-    default; also where nobody measured them in turns: enough to try them elsewhere, not for a build."""
+    """One measurement of each of the `keep` fastest schedules, in each of those groups, that took less than
+    the default; also where nobody measured them in turns: enough to try them elsewhere, not for a build."""
     kept = []
     for group in _grouped(records):
         schedules = schedules_of(group)
