@@ -26,8 +26,9 @@ from common import fail, machine, start_with_threads, write
 from superlower.backends.base import Artifact, BuildOptions, Feeds, Session
 from superlower.backends.onnxruntime import OnnxRuntime
 from superlower.backends.tvm.backend import Tvm, tvm_target
+from superlower.backends.tvm.tuning.ranking import Record
 from superlower.backends.tvm.tuning.search import trials_to
-from superlower.backends.tvm.tuning.store import Record, Store
+from superlower.backends.tvm.tuning.store import Store
 from superlower.cli.common import Bars, console, parse_size, print_table
 from superlower.driver.building import Job, legal_graph
 from superlower.driver.speed import physical_cores, take_turns

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from superlower.backends.tvm.engine import nvidia_gpus
-from superlower.backends.tvm.tuning.store import Record, Store
+from superlower.backends.tvm.tuning.ranking import Record
+from superlower.backends.tvm.tuning.store import Store
 from support.command import superlower
 
 RECORD = Record(

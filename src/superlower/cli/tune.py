@@ -10,6 +10,7 @@ import typer
 
 from superlower.backends.tvm.tuning import store
 from superlower.backends.tvm.tuning.journal import Event, TaskLine
+from superlower.backends.tvm.tuning.ranking import fastest
 from superlower.backends.tvm.tuning.request import Result
 from superlower.backends.tvm.tuning.store import Measurements, Store
 from superlower.cli.common import (
@@ -224,7 +225,7 @@ def _database(
         return
     found = database.read()
     if export is not None:
-        written = store.export(store.fastest(found.records, keep), export)
+        written = store.export(fastest(found.records, keep), export)
         if json:
             print_json({"written": written, "skipped": found.skipped})
         console.print(f"{written} of {len(found.records)} measurements written to {export}")

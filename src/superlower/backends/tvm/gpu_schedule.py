@@ -180,7 +180,7 @@ def unbound(mod: Any) -> list[str]:
 def schedule_convolution(function: Any) -> Any:
     """A scheduled copy of a primitive function that is one convolution, with what is fused to it.
 
-    `tuning.store.DEFAULTS` is its version: other tiles, another number.
+    `tuning.ranking.DEFAULTS` is its version: other tiles, another number.
 
     Raises:
         ScheduleError: it isn't one: grouped convolutions, matrix products and poolings aren't.

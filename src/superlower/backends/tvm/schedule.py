@@ -93,7 +93,7 @@ def is_scheduled(function: Any) -> bool:
 def schedule_function(function: Any, vectors: Registers) -> Any:
     """A scheduled copy of a primitive function.
 
-    `tuning.store.DEFAULTS` is its version: other tiles, another number.
+    `tuning.ranking.DEFAULTS` is its version: other tiles, another number.
 
     Raises:
         ScheduleError: it isn't a set of plain loop nests.

@@ -106,7 +106,7 @@ def schedule_module(module: Any, target: Any) -> Any:
 def schedule_convolution(function: Any) -> Any:
     """A scheduled copy of a primitive function that is one convolution, with what is fused to it.
 
-    `tuning.store.DEFAULTS` is its version: other tiles, another number.
+    `tuning.ranking.DEFAULTS` is its version: other tiles, another number.
 
     Raises:
         ScheduleError: it isn't one of two dimensions, several taps along each, stride 1 along a row,

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from superlower.backends.tvm.tuning import store
-from superlower.backends.tvm.tuning.store import AGAIN, DEFAULT, DEFAULTS, FILE, Record, Store
+from superlower.backends.tvm.tuning.ranking import AGAIN, DEFAULT, DEFAULTS, Record, fastest
+from superlower.backends.tvm.tuning.store import FILE, Store
 from superlower.errors import BadInputError
 
 
@@ -169,7 +170,7 @@ def test_one_lucky_measurement_takes_nobodys_place(tmp_path: Path) -> None:
     assert best(default, once, *again, *later, record(seconds=(0.4,), trace="not beside it")) == ""
     old = record(seconds=(0.2,), default_s=1.0, trace="beside other defaults", origin=AGAIN, defaults=1)
     assert best(default, once, *again, old) == ""
-    kept = store.fastest([default, once, *again, *later, *sure], 1)
+    kept = fastest([default, once, *again, *later, *sure], 1)
     assert {r.trace for r in kept} == {"", "sure"}
     assert len(kept) == 1 + len(sure)
 

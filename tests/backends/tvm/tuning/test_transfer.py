@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from superlower.backends.tvm.tuning.ranking import DEFAULT, DEFAULTS, Record
 from superlower.backends.tvm.tuning.search import trials_to
-from superlower.backends.tvm.tuning.store import DEFAULT, DEFAULTS, Record
 from superlower.backends.tvm.tuning.tasks import Task
 from superlower.backends.tvm.tuning.transfer import OF_OTHER_KIND, nearest_factors, outline, suggestions
 from superlower.driver.tune import missing

@@ -17,13 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from superlower.backends.base import BuildOptions
 from superlower.backends.tvm.backend import Tvm
-from superlower.backends.tvm.tuning.store import (
-    DEFAULT,
-    FILE,
-    Measurements,
-    Store,
-    ranked,
-)
+from superlower.backends.tvm.tuning.ranking import DEFAULT, ranked
+from superlower.backends.tvm.tuning.store import FILE, Measurements, Store
 from superlower.backends.tvm.tuning.tuner import RIVALS, TURNS
 from superlower.driver.tune import Limits, Result, missing, tune
 from superlower.frontends import onnx_files

@@ -11,7 +11,8 @@ from typing import Any
 from superlower.backends import sdk
 from superlower.backends.tvm import blocks, tensor_cores
 from superlower.backends.tvm.schedule import is_scheduled
-from superlower.backends.tvm.tuning.store import Record, in_force, target_key
+from superlower.backends.tvm.tuning.ranking import Record, target_key
+from superlower.backends.tvm.tuning.store import in_force
 from superlower.backends.tvm.tuning.tasks import calls_of, key_of, normal
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 
 from superlower.backends.tvm.processors import Cpu, Cuda
 from superlower.backends.tvm.tuning import space, transfer
-from superlower.backends.tvm.tuning.store import DEFAULT, Record
+from superlower.backends.tvm.tuning.ranking import DEFAULT, Record
 from superlower.backends.tvm.tuning.tasks import Task, normal
 
 POPULATION = 96

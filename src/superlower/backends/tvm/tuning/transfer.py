@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from math import log, prod
 from typing import Any
 
+from superlower.backends.tvm.tuning.ranking import Record, defaults_of, family, fastest, gaining
 from superlower.backends.tvm.tuning.space import trace_text
-from superlower.backends.tvm.tuning.store import Record, defaults_of, family, fastest, gaining
 from superlower.backends.tvm.tuning.tasks import Task
 
 _TILE = "SamplePerfectTile"

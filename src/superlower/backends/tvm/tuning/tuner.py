@@ -31,19 +31,18 @@ from superlower.backends.tvm.tuning import search, transfer
 from superlower.backends.tvm.tuning.apply import Tuned
 from superlower.backends.tvm.tuning.journal import Event, Journal, TaskLine
 from superlower.backends.tvm.tuning.pool import Pool
-from superlower.backends.tvm.tuning.request import Request, Result
-from superlower.backends.tvm.tuning.search import Candidate, TaskSearch
-from superlower.backends.tvm.tuning.store import (
+from superlower.backends.tvm.tuning.ranking import (
     AGAIN,
     DEFAULT,
     Record,
-    Store,
     defaults_of,
-    in_force,
     ranked,
     schedules_of,
     target_key,
 )
+from superlower.backends.tvm.tuning.request import Request, Result
+from superlower.backends.tvm.tuning.search import Candidate, TaskSearch
+from superlower.backends.tvm.tuning.store import Store, in_force
 from superlower.backends.tvm.tuning.tasks import Task, merged, tasks_of
 from superlower.backends.tvm.tuning.worker import Build, Reply, Run
 from superlower.errors import BadInputError, BuildFailedError
