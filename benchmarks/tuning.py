@@ -248,11 +248,12 @@ def transfer(args: argparse.Namespace) -> None:
         rows.append({"task": names[task], "best": best, "to_95": reached, "curves": curves})
     print_table(
         f"{args.graph} at {there} after {here}: measurements until search came to 95 % of the best known",
-        ("task", "best by its default", "cold", "from the other size"),
+        ("task", "best by its default", "default within 95 %", "cold", "from the other size"),
         (
             (
                 row["task"],
                 f"{1 / row['best']:.2f}",
+                "yes" if row["best"] >= NEAR else "no",
                 *(
                     f"over {len(row['curves'][k])}" if (n := row["to_95"][k]) is None else n
                     for k in ("cold", "warm")

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from superlower.backends.base import BuildOptions
 from superlower.backends.tvm.backend import Tvm
-from superlower.backends.tvm.schedule import Registers, _tile_sizes, registers
+from superlower.backends.tvm.schedule import Registers, registers, tile_sizes
 from superlower.targets.catalog import target
 
 AVX512, AVX2, NEON = Registers(16, 24), Registers(8, 12), Registers(4, 24)
@@ -33,7 +33,7 @@ HALF_ULP = 2.0**-24
     vectors=st.sampled_from([AVX512, AVX2, NEON, Registers(4, 12)]),
 )
 def test_tiles_divide_the_output_and_fit_the_registers(rows: int, columns: int, vectors: Registers) -> None:
-    height, width, lanes = _tile_sizes(rows, columns, vectors)
+    height, width, lanes = tile_sizes(rows, columns, vectors)
     assert rows % height == 0
     assert columns % (width * lanes) == 0
     assert height * width <= vectors.accumulators
@@ -42,8 +42,8 @@ def test_tiles_divide_the_output_and_fit_the_registers(rows: int, columns: int, 
 
 def test_a_trunk_convolution_fills_the_registers() -> None:
     # 64 channels, 320 pixels: four rows of five registers load the least per product of what 24 can hold.
-    assert _tile_sizes(64, 320, AVX512) == (4, 5, 16)
-    assert _tile_sizes(64, 64, AVX512) == (4, 4, 16)
+    assert tile_sizes(64, 320, AVX512) == (4, 5, 16)
+    assert tile_sizes(64, 64, AVX512) == (4, 4, 16)
 
 
 def test_registers_follow_the_instruction_set() -> None:

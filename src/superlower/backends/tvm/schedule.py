@@ -218,7 +218,7 @@ class _Chosen:
 
     def cut(self, schedule: Any, reuse: Any | None, last: Any, others: int) -> Tile:
         height, width = (1 if loop is None else int(schedule.get(loop).extent) for loop in (reuse, last))
-        rows, columns, lanes = _tile_sizes(height, width, self.vectors)
+        rows, columns, lanes = tile_sizes(height, width, self.vectors)
         held = () if reuse is None else schedule.split(reuse, factors=[None, rows])
         # Without the rows, the loops that run in parallel must be enough for every core.
         inside = others >= ENOUGH_PARALLEL
@@ -250,7 +250,7 @@ def lanes_of(columns: int, vectors: Registers) -> int:
     return max(_divisors(columns, vectors.lanes), key=lambda n: n if n & (n - 1) == 0 else n / 2)
 
 
-def _tile_sizes(rows: int, columns: int, vectors: Registers) -> tuple[int, int, int]:
+def tile_sizes(rows: int, columns: int, vectors: Registers) -> tuple[int, int, int]:
     """(rows, vectors per row, lanes) of a tile: exact divisors, so that no tile needs a guard.
 
     Rows and vectors are those with the fewest loads per product (1/rows + 1/vectors) that the registers hold.

@@ -69,6 +69,7 @@ class TaskSearch:
         self._known = tuple(known)
         self._suggest = suggest
         self._taken: set[str] = set()
+        self._began = False
         self._context: Any = None
         self._spaces: list[Any] = []
         self._sent: dict[str, Any] = {}
@@ -87,9 +88,7 @@ class TaskSearch:
 
     def next(self) -> list[Candidate]:
         """Schedules to measure, none of them measured before; none at all when the search is exhausted."""
-        found = self._transferred()
-        if not found:
-            found = self._generated()
+        found = self._near_default() or self._transferred() or self._generated()
         self._seen |= {candidate.trace for candidate in found}
         self.exhausted = not found
         return found
@@ -117,6 +116,23 @@ class TaskSearch:
             self._commit(candidate.sch.trace, times)
         self._model.update(self._context, measured, results)
         self._context.notify_runner_results(measured, results)
+
+    def _near_default(self) -> list[Candidate]:
+        """The default schedule's tiles in each order of its loops: what a search should know of first."""
+        if self._began or not isinstance(self._where, Cpu):
+            return []
+        self._began = True
+        self._started()
+        from tvm.s_tir import Schedule
+
+        plain = Schedule(normal(self.task.function))
+        found: dict[str, Candidate] = {}
+        for schedule in space.register_tiles(plain, self._where.vectors, by_default=True):
+            if all(one.apply(schedule) for one in self._postprocessors):
+                trace = space.trace_text(schedule)
+                if trace not in self._seen:
+                    found.setdefault(trace, Candidate(trace, "search", self._candidate(schedule)))
+        return list(found.values())
 
     def _transferred(self) -> list[Candidate]:
         new = [record for record in self._suggest() if record.trace not in self._taken]

@@ -9,13 +9,13 @@ from typing import Any
 
 from superlower.backends.tvm import blocks, tensor_cores
 from superlower.backends.tvm.processors import Cpu, Cuda
-from superlower.backends.tvm.schedule import Registers, Tile, apply_schedule, lanes_of
+from superlower.backends.tvm.schedule import Registers, Tile, apply_schedule, tile_sizes
 from superlower.backends.tvm.tuning import gpu_tiles
 
-MOST_ROWS, MOST_VECTORS = 16, 6
+MOST_ROWS, MOST_VECTORS = 16, 8
 """Of a tile: beyond them no processor's registers hold the other operand."""
-MOST_NEAR = 16
-"""Terms of the first reduction axis that may be summed innermost."""
+MOST_NEAR, FEW_NEAR = 16, 4
+"""Terms of the first reduction axis that may be summed innermost, and those that are at first."""
 UNROLL = (0, 16, 64, 512)
 """Steps that loops are unrolled up to, as MetaSchedule's own rule for CPUs has them."""
 
@@ -25,44 +25,58 @@ STRUCTURE = tuple((inside, near) for inside in (False, True) for near in (False,
 
 @dataclass(frozen=True)
 class _Sampled:
-    """Tiles of sizes that the search draws."""
+    """Tiles of sizes that the search draws.
+
+    Attributes:
+        by_default: the sizes are the default schedule's to begin with, and not any.
+    """
 
     vectors: Registers
     rows_inside: bool
     near: bool
+    by_default: bool = False
 
     def cut(self, schedule: Any, reuse: Any | None, last: Any, others: int) -> Tile:
-        lanes = lanes_of(int(schedule.get(last).extent), self.vectors)
-        rows = () if reuse is None else _drawn(schedule, reuse, MOST_ROWS)
+        height, width = (1 if loop is None else int(schedule.get(loop).extent) for loop in (reuse, last))
+        tall, wide, lanes = tile_sizes(height, width, self.vectors)
+        rows = () if reuse is None else self._drawn(schedule, reuse, MOST_ROWS, tall)
         # Whole vectors first: what is drawn from is a loop.
         vectors, lane = schedule.split(last, factors=[None, lanes])
-        columns = (*_drawn(schedule, vectors, MOST_VECTORS), lane)
+        columns = (*self._drawn(schedule, vectors, MOST_VECTORS, wide), lane)
         return Tile(rows, columns, lanes, self.rows_inside, self._reduction if self.near else None)
 
-    @staticmethod
-    def _reduction(schedule: Any, loop: Any) -> Sequence[Any]:
-        return _drawn(schedule, loop, MOST_NEAR)
+    def _reduction(self, schedule: Any, loop: Any) -> Sequence[Any]:
+        return self._drawn(schedule, loop, MOST_NEAR, FEW_NEAR)
+
+    def _drawn(self, schedule: Any, loop: Any, most: int, default: int) -> Sequence[Any]:
+        decision = None
+        if self.by_default:
+            extent = int(schedule.get(loop).extent)
+            inner = next(d for d in range(default, 0, -1) if extent % d == 0)
+            decision = [extent // inner, inner]
+        sizes = schedule.sample_perfect_tile(loop, n=2, max_innermost_factor=most, decision=decision)
+        return schedule.split(loop, factors=sizes)  # type: ignore[no-any-return]
 
 
-def _drawn(schedule: Any, loop: Any, most: int) -> Sequence[Any]:
-    sizes = schedule.sample_perfect_tile(loop, n=2, max_innermost_factor=most)
-    return schedule.split(loop, factors=sizes)  # type: ignore[no-any-return]
+def register_tiles(schedule: Any, vectors: Registers, *, by_default: bool = False) -> list[Any]:
+    """The default schedule with tiles to draw, in each order of its loops; none for what has no reduction.
 
-
-def register_tiles(schedule: Any, vectors: Registers) -> list[Any]:
-    """The default schedule with tiles to draw, in each order of its loops; none for what has no reduction."""
+    Args:
+        by_default: tiles are the default schedule's own, where it doesn't leave that to the order.
+    """
     from tvm.s_tir.schedule import ScheduleError
 
     found = []
     for rows_inside, near in STRUCTURE:
         one = schedule.copy()
         try:
-            if not apply_schedule(one, _Sampled(vectors, rows_inside, near)):
+            if not apply_schedule(one, _Sampled(vectors, rows_inside, near, by_default)):
                 return []
         except ScheduleError:
             continue
         root = one.get_sblock("root")
-        unrolled = one.sample_categorical(list(UNROLL), [1 / len(UNROLL)] * len(UNROLL))
+        chances = [1 / len(UNROLL)] * len(UNROLL)
+        unrolled = one.sample_categorical(list(UNROLL), chances, decision=0 if by_default else None)
         one.annotate(root, "meta_schedule.unroll_explicit", unrolled)
         found.append(one)
     return found
