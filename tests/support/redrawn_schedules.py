@@ -15,7 +15,8 @@ import numpy as np
 from superlower.backends.base import BuildOptions
 from superlower.backends.tvm.backend import tvm_target
 from superlower.backends.tvm.build import fused
-from superlower.backends.tvm.processors import processor
+from superlower.backends.tvm.processors import Cpu, processor
+from superlower.backends.tvm.schedule import tile_sizes
 from superlower.backends.tvm.tuning import space, transfer
 from superlower.backends.tvm.tuning.apply import replayed
 from superlower.backends.tvm.tuning.tasks import Task, normal, tasks_of
@@ -56,6 +57,9 @@ def computed(task: Task, trace: str, where: Any) -> tuple[float, float]:
 def main(relu: str, residual: str, result: str) -> None:
     """Draw schedules of one, and those again for the other, which is of another size."""
     where = processor(tvm_target(target("cpu"), BuildOptions(threads=1)), Path(result).parent)
+    assert isinstance(where, Cpu)
+    from tvm import s_tir
+
     one, other = convolution(relu, where), convolution(residual, where)
     _, theirs = space.context(normal(one.function), where, SEEDS[0], POPULATION)
     context, ours = space.context(normal(other.function), where, SEEDS[1], POPULATION)
@@ -67,7 +71,13 @@ def main(relu: str, residual: str, result: str) -> None:
         if again is not None:
             errors.append(computed(other, space.trace_text(again), where))
     unlike = transfer.redrawn(normal(other.function), space.trace_text(theirs[0]), ours[1:2], postprocessors)
+    plain = s_tir.Schedule(normal(one.function))
+    begun = space.register_tiles(plain, where.vectors, by_default=True)
+    errors += [computed(one, space.trace_text(schedule), where) for schedule in begun]
+    shape = one.shapes[-1]
     found = {
+        "begun": [decisions(schedule) for schedule in begun],
+        "default": tile_sizes(shape[1], shape[-1], where.vectors),
         "cores": [one.core, other.core],
         "kinds": [one.kind, other.kind],
         "pairs": pairs,

@@ -187,6 +187,11 @@ def test_a_schedule_is_drawn_again_for_another_epilogue_and_size(tmp_path: Path)
             # Of loops along the row alone is there another number.
             assert prod(other) in (prod(one), prod(one) * 48 // 32)
             assert other == nearest_factors(prod(other), one)
+    # What a search begins with: the default's rows and vectors, whatever the order of the loops.
+    assert len(found["begun"]) == 4
+    for rows, vectors, *_ in found["begun"]:
+        assert (rows[1], vectors[1]) == tuple(found["default"][:2])
+    assert len(found["errors"]) == len(found["pairs"]) + len(found["begun"])
     for error, largest in found["errors"]:
         assert error < 1e-5 * largest
     assert found["unlike"]
