@@ -220,9 +220,14 @@ class _Chosen:
         height, width = (1 if loop is None else int(schedule.get(loop).extent) for loop in (reuse, last))
         rows, columns, lanes = tile_sizes(height, width, self.vectors)
         held = () if reuse is None else schedule.split(reuse, factors=[None, rows])
-        # Without the rows, the loops that run in parallel must be enough for every core.
-        inside = others >= ENOUGH_PARALLEL
+        inside = are_rows_inside(others)
         return Tile(held, schedule.split(last, factors=[None, columns, lanes]), lanes, rows_inside=inside)
+
+
+def are_rows_inside(others: int) -> bool:
+    """Whether a column's tiles come one after another by default: if without the rows the loops that run in
+    parallel, of so many iterations, are enough for every core."""
+    return others >= ENOUGH_PARALLEL
 
 
 def _reuse_axis(schedule: Any, block: Any, spatial: int) -> int | None:

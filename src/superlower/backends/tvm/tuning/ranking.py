@@ -172,12 +172,10 @@ def gaining(records: Sequence[Record], keep: int) -> list[Record]:
     for group in _grouped(records):
         schedules = schedules_of(group)
         default = next((one.seconds for one in schedules if one.default), 0.0)
-        ratios = {
-            one: one.seconds / default if one.beside is None else one.beside for one in schedules if default
-        }
-        better = sorted(
-            (one for one in ratios if not one.default and ratios[one] < 1), key=ratios.__getitem__
-        )
+        ratios = {o: o.seconds / default if o.beside is None else o.beside for o in schedules if default}
+        better = [one for one in ratios if not one.default and ratios[one] < 1]
+        # What was measured in turns first: single measurements are lucky now and then.
+        better.sort(key=lambda one: (one.beside is None, ratios[one]))
         kept += [one.records[0] for one in better[:keep]]
     return kept
 

@@ -118,7 +118,7 @@ class TaskSearch:
         self._context.notify_runner_results(measured, results)
 
     def _near_default(self) -> list[Candidate]:
-        """The default schedule's tiles in each order of its loops: what a search should know of first."""
+        """The default schedule's tiles as the search draws them: what it should know of first."""
         if self._began or not isinstance(self._where, Cpu):
             return []
         self._began = True

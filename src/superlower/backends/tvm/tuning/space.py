@@ -9,7 +9,7 @@ from typing import Any
 
 from superlower.backends.tvm import blocks, tensor_cores
 from superlower.backends.tvm.processors import Cpu, Cuda
-from superlower.backends.tvm.schedule import Registers, Tile, apply_schedule, tile_sizes
+from superlower.backends.tvm.schedule import Registers, Tile, apply_schedule, are_rows_inside, tile_sizes
 from superlower.backends.tvm.tuning import gpu_tiles
 
 MOST_ROWS, MOST_VECTORS = 16, 8
@@ -28,7 +28,7 @@ class _Sampled:
     """Tiles of sizes that the search draws.
 
     Attributes:
-        by_default: the sizes are the default schedule's to begin with, and not any.
+        by_default: only in the default schedule's order, and of its sizes to begin with.
     """
 
     vectors: Registers
@@ -37,6 +37,10 @@ class _Sampled:
     by_default: bool = False
 
     def cut(self, schedule: Any, reuse: Any | None, last: Any, others: int) -> Tile:
+        from tvm.s_tir.schedule import ScheduleError
+
+        if self.by_default and self.rows_inside != are_rows_inside(others):
+            raise ScheduleError("another order than the default schedule's")
         height, width = (1 if loop is None else int(schedule.get(loop).extent) for loop in (reuse, last))
         tall, wide, lanes = tile_sizes(height, width, self.vectors)
         rows = () if reuse is None else self._drawn(schedule, reuse, MOST_ROWS, tall)
@@ -62,7 +66,7 @@ def register_tiles(schedule: Any, vectors: Registers, *, by_default: bool = Fals
     """The default schedule with tiles to draw, in each order of its loops; none for what has no reduction.
 
     Args:
-        by_default: tiles are the default schedule's own, where it doesn't leave that to the order.
+        by_default: only its own order and tiles, with the first reduction axis whole and split.
     """
     from tvm.s_tir.schedule import ScheduleError
 
