@@ -312,6 +312,7 @@ def test_a_pruned_checkpoint_exports_to_smaller_graphs(tmp_path: Path, caller) -
     assert macs["forward"] == pixels * (9 * 67 * 64 + 1.5 * block + 128 * 64 + tail)
 
 
+@pytest.mark.slow
 def test_mstgan_loses_two_fifths_and_exports(tmp_path: Path, caller) -> None:
     """As its paper's did, mostly of its backbone; what is left is a checkpoint like any other."""
     from superlower.frontends.zoo.mstgan import MstGan
