@@ -119,9 +119,8 @@ def test_every_task_has_its_default_and_searched_ones_their_trials(run: tuple[Pa
         assert task.default_s == default.seconds
         again = [one for one in schedules if one.beside is not None]
         if again:
-            assert task.best_s == pytest.approx(
-                default.seconds * min(1.0, *(one.beside for one in again if one.faster))
-            )
+            ratios = [1.0, *(one.beside for one in again if one.faster)]
+            assert task.best_s == pytest.approx(default.seconds * min(ratios))
         # What came near the default has been measured in turns with it.
         assert all(len(one.records) == 1 + TURNS for one in again)
         assert len(again) <= RIVALS
