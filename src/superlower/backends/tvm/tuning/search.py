@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,13 +126,9 @@ class TaskSearch:
         from tvm.s_tir import Schedule
 
         plain = Schedule(normal(self.task.function))
-        found: dict[str, Candidate] = {}
-        for schedule in space.register_tiles(plain, self._where.vectors, by_default=True):
-            if all(one.apply(schedule) for one in self._postprocessors):
-                trace = space.trace_text(schedule)
-                if trace not in self._seen:
-                    found.setdefault(trace, Candidate(trace, "search", self._candidate(schedule)))
-        return list(found.values())
+        tiles = space.register_tiles(plain, self._where.vectors, by_default=True)
+        drawn = [one for one in tiles if all(post.apply(one) for post in self._postprocessors)]
+        return self._unseen(map(self._candidate, drawn))
 
     def _transferred(self) -> list[Candidate]:
         new = [record for record in self._suggest() if record.trace not in self._taken]
@@ -156,12 +152,15 @@ class TaskSearch:
 
     def _generated(self) -> list[Candidate]:
         self._started()
-        generated = self._context.generate_measure_candidates()
+        return self._unseen(self._context.generate_measure_candidates() or ())
+
+    def _unseen(self, measured: Iterable[Any]) -> list[Candidate]:
+        """Those of MetaSchedule's candidates that weren't measured yet, each once."""
         found: dict[str, Candidate] = {}
-        for measured in generated or ():
-            trace = space.trace_text(measured.sch)
+        for one in measured:
+            trace = space.trace_text(one.sch)
             if trace not in self._seen:
-                found.setdefault(trace, Candidate(trace, "search", measured))
+                found.setdefault(trace, Candidate(trace, "search", one))
         return list(found.values())
 
     def _started(self) -> None:
