@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -47,7 +49,8 @@ def export_module(
 
     # Clones, since torch.export makes one graph input of a tensor that is passed twice.
     examples = tuple(tensor.clone() for tensor in inputs.values())
-    with quiet(), torch.no_grad(), _evaluating(module):
+    _remember_signatures()
+    with quiet(), torch.no_grad(), _evaluating(module), _without_collection():
         try:
             program = torch.onnx.export(
                 module,
@@ -77,6 +80,34 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def _remember_signatures() -> None:
+    """Have onnxscript parse each function of its library once rather than for every graph.
+
+    torch.onnx asks all of its five hundred functions for their domain at each export, and `function_ir` is a
+    property that reads and parses their source anew: a fourth of an export's time.
+    """
+    try:
+        from onnxscript._internal.values import TracedOnnxFunction
+    except ImportError:  # Another release keeps it elsewhere: exports are slower, and the same.
+        return
+    name = "function_ir"
+    asked = getattr(TracedOnnxFunction, name, None)
+    if isinstance(asked, property) and asked.fget is not None and not hasattr(asked.fget, "cache_info"):
+        setattr(TracedOnnxFunction, name, property(functools.cache(asked.fget)))
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect no garbage: tracing makes millions of objects, and to walk them takes a fifth of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _failure(name: str, error: Exception) -> BadInputError | UnsupportedOperatorError:
