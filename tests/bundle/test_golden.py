@@ -51,6 +51,18 @@ def test_errors_of_frames_by_hand() -> None:
     assert psnr[2] == -np.inf
 
 
+def test_errors_of_what_is_no_picture_count_by_its_span() -> None:
+    """Up to twice the range, as a sharpened edge's, values are taken as they are."""
+    picture = np.array([-0.5, 1.5])
+    off = np.array([0.0, 0.01])
+    worst, psnr = frame_errors([picture + off, 300 * picture + off], [picture, 300 * picture], 1.0)
+    assert worst == pytest.approx([0.01, 0.01 / 300])
+    assert psnr[1] - psnr[0] == pytest.approx(20 * np.log10(300))
+    worst, psnr = frame_errors([picture, 300 * picture], [300 * picture, np.array([np.nan, 600.0])], 1.0)
+    assert worst == pytest.approx([1.5 * 299 / 300, np.inf])
+    assert psnr[1] == -np.inf
+
+
 def test_the_texture_moves_as_it_says_and_keeps_to_the_range() -> None:
     frame = Frame(height=30, width=46, multiple=16, range=(-1.0, 1.0))
     frames = moving_texture(frame, 3, seed=4)

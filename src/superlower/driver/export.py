@@ -18,6 +18,7 @@ from superlower.driver.progress import Progress, Silent, received
 from superlower.errors import BadInputError, MissingSdkError, OutputsDifferError, unknown_name
 from superlower.frontends.base import ExportRequest, ZooFrontend
 from superlower.frontends.weights import fetch_weights
+from superlower.frontends.zoo.figures import Planned
 from superlower.media.clip import open_clip
 from superlower.media.tensors import to_tensor
 from superlower.program import analysis, files
@@ -99,10 +100,16 @@ def export(
     request = ExportRequest(
         weights=fetched.path, height=height, width=width, options=options or {}, source=fetched.source
     )
+
+    def golden_of(program: Program) -> tuple[list[NDArray[np.float32]], str]:
+        check_length(program, golden_frames)
+        return golden_input(program.frame, golden_frames, clip, seed)
+
+    # A clip that won't do is known before minutes of tracing.
+    early = golden_of(architecture.blueprint(request).program) if isinstance(architecture, Planned) else None
     progress.stage("exporting to ONNX")
     model = architecture.export(request)
-    check_length(model.program, golden_frames)
-    frames, source = golden_input(model.program.frame, golden_frames, clip, seed)
+    frames, source = early or golden_of(model.program)
     progress.stage("PyTorch reference")
     outputs = architecture.reference(request)(frames)
     golden = GoldenClip(tuple(frames), tuple(outputs), source, "PyTorch eager fp32")
