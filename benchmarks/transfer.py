@@ -110,8 +110,14 @@ def transfer(args: argparse.Namespace) -> None:
             for row in rows
         ),
     )
+    together = {kind: sum(median(row.counts(kind)) for row in rows) for kind in ("cold", "warm")}
+    console.print(
+        f"all tasks, by medians over seeds: {together['cold']:g} measurements at least cold, "
+        f"{together['warm']:g} from the other size"
+    )
     found = {
         "machine": machine(["tvm"]),
+        "together": together,
         "sizes": args.sizes,
         "trials": args.trials,
         "trials_before": args.before,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from superlower.backends import onnxruntime, registry
+from superlower.backends.process import build_in_subprocess
 from superlower.backends.tvm.tuning import store
 from support.command import superlower
 from support.models import recurrent, save_program, save_upscaler
@@ -86,9 +87,7 @@ def basicvsr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'superlower[torch]'")
     folder = tmp_path_factory.mktemp("basicvsr") / "program"
     options = ("--size", "64x64", "-w", "random:0", "--set", "blocks=1")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnxruntime, "build_in_subprocess", _in_this_process)
-        outcome = superlower("export", "basicvsr", "-o", folder, *options)
+    outcome = superlower("export", "basicvsr", "-o", folder, *options)
     assert outcome.code == 0, outcome.stderr
     return folder
 
@@ -97,10 +96,18 @@ def _in_this_process(function: str, request: dict[str, Any], workdir: Path, **_:
     return onnxruntime.try_session(request, workdir)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_builds() -> Iterator[None]:
+    """ONNX Runtime tries its sessions in this process, which takes a second less a graph."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "build_in_subprocess", _in_this_process)
+        yield
+
+
 @pytest.fixture
-def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime tries its sessions in this process: what a process of its own is for has its own tests."""
-    monkeypatch.setattr(onnxruntime, "build_in_subprocess", _in_this_process)
+def own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tries them in processes of their own, as it does outside of tests."""
+    monkeypatch.setattr(onnxruntime, "build_in_subprocess", build_in_subprocess)
 
 
 @pytest.fixture
@@ -112,8 +119,6 @@ def install_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Wrong
 
 def _compiled(model: Path, output: Path, *options: object) -> Path:
     common = ("-t", "cpu", "-b", "onnxruntime", "--threads", 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnxruntime, "build_in_subprocess", _in_this_process)
-        outcome = superlower("compile", model, "-o", output, *common, *options)
+    outcome = superlower("compile", model, "-o", output, *common, *options)
     assert outcome.code == 0, outcome.stderr
     return output

@@ -16,6 +16,7 @@ from superlower.frontends.zoo.basicvsr import BasicVsr
 from superlower.media.clip import open_clip
 from superlower.media.samples import SAMPLES
 from support.clips import save_video
+from support.command import superlower
 from support.published import fetched
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -38,8 +39,8 @@ SECOND = "--target rtx4090"
 
 
 @pytest.mark.parametrize("small", [pytest.param(False, id="as they stand", marks=pytest.mark.slow), True])
-def test_its_commands_run_in_order(tmp_path: Path, small: bool) -> None:
-    """Small: on a clip of 64x64, by a network of one block, for one GPU."""
+def test_its_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool) -> None:
+    """Small: in this process, on a clip of 64x64, by a network of one block, for one GPU."""
     for extra, module in NEEDS.items():
         pytest.importorskip(module, reason=f"its commands need {module}: pip install 'superlower[{extra}]'")
     clip = tmp_path / "carphone.mp4"
@@ -57,15 +58,26 @@ def test_its_commands_run_in_order(tmp_path: Path, small: bool) -> None:
     else:
         fetched(BasicVsr.checkpoints[0])
         shutil.copy(fetched(SAMPLES["carphone"]), clip)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    monkeypatch.chdir(tmp_path)
     for command in commands:
-        ended = subprocess.run(
-            shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert ended.returncode == 0, f"{command}\n{ended.stderr[-2000:]}"
+        code, told = (_here if small else _fresh)(shlex.split(command))
+        assert code == 0, f"{command}\n{told[-2000:]}"
     with open_clip(clip) as source, open_clip(tmp_path / "carphone-x4.mp4") as enlarged:
         assert (enlarged.height, enlarged.width) == (4 * source.height, 4 * source.width)
         assert sum(1 for _ in enlarged) == 6
+
+
+def _fresh(command: list[str]) -> tuple[int, str]:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stderr
+
+
+def _here(command: list[str]) -> tuple[int, str]:
+    name, *arguments = command
+    assert name == "superlower"
+    ended = superlower(*arguments)
+    return ended.code, ended.stderr
 
 
 def test_its_links_lead_somewhere() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from superlower.backends.base import BuildOptions
 from superlower.backends.registry import backend
+from superlower.bundle.bundle import Bundle
 from superlower.driver.compile import compile_bundle, plan_jobs
 from superlower.driver.export import Exported, export
 from superlower.frontends.base import ExportRequest
@@ -60,18 +61,37 @@ def network(request: pytest.FixtureRequest) -> Network:
     return Network(exported, frames, expected)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", pytest.param("tvm", marks=pytest.mark.slow)])
-def test_engines_agree_with_pytorch(tmp_path: Path, network: Network, name: str) -> None:
-    if (reason := backend(name).missing()) is not None:
-        pytest.skip(reason)
-    jobs = plan_jobs([target("cpu")], [Precision.FP32], [name])
-    options = BuildOptions(threads=1)
-    bundle = compile_bundle(
-        network.exported.model, jobs, network.exported.golden, tmp_path / "bundle", options=options
-    ).bundle
+@pytest.fixture(scope="module")
+def bundle(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """By each backend that is here and quick to build: passes, the longest part, run once for them all."""
+    here = [name for name in ("onnxruntime", "openvino") if backend(name).missing() is None]
+    return compiled(network, here, tmp_path_factory.mktemp("recurrence"))
+
+
+def compiled(network: Network, names: list[str], folder: Path) -> Bundle:
+    jobs = plan_jobs([target("cpu")], [Precision.FP32], names)
+    exported, options = network.exported, BuildOptions(threads=1)
+    return compile_bundle(exported.model, jobs, exported.golden, folder / "bundle", options=options).bundle
+
+
+def hold(network: Network, bundle: Bundle, name: str) -> None:
     with open_runner(bundle, bundle.pick(backend_name=name)) as runner:
         found = list(runner.run(network.frames, total=FRAMES))
     assert len(found) == FRAMES
     errors = [float(np.abs(a - b).max()) for a, b in zip(found, network.expected, strict=True)]
     print(name, [f"{error:.1e}" for error in errors])
     assert max(errors) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_engines_agree_with_pytorch(network: Network, bundle: Bundle, name: str) -> None:
+    if (reason := backend(name).missing()) is not None:
+        pytest.skip(reason)
+    hold(network, bundle, name)
+
+
+@pytest.mark.slow
+def test_tvm_agrees_with_pytorch(tmp_path: Path, network: Network) -> None:
+    if (reason := backend("tvm").missing()) is not None:
+        pytest.skip(reason)
+    hold(network, compiled(network, ["tvm"], tmp_path), "tvm")

@@ -20,7 +20,7 @@ from superlower.ir import load, serialize
 from superlower.targets.base import Precision, Target
 
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.usefixtures("private_cache")
+pytestmark = pytest.mark.usefixtures("private_cache", "own_processes")
 
 Arrays = Mapping[str, NDArray[np.float32]]
 ONE_THREAD = BuildOptions(threads=1, timeout_s=120)

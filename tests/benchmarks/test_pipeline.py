@@ -34,7 +34,6 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
         sys.modules.pop(name, None)
 
 
-@pytest.mark.usefixtures("quick_builds")
 def test_every_way_of_a_small_model(pipeline, tmp_path: Path) -> None:
     clip = save_video(tmp_path / "in.mp4", 9, 16, 16)
     job = Job(backend("onnxruntime"), target("cpu"), Precision.FP32)

@@ -191,7 +191,7 @@ def test_an_engine_of_another_tvm(recurrent_bundle: Path, copied: Callable[[Path
         bundle.load(bundle.manifest.variants[0])
 
 
-def test_an_engine_of_another_openvino(tmp_path: Path, quick_builds: None) -> None:
+def test_an_engine_of_another_openvino(tmp_path: Path) -> None:
     """Its blob is for one version only; the IR beside it says the same, and is compiled instead."""
     pytest.importorskip("openvino", reason="OpenVINO isn't installed: pip install 'superlower[openvino]'")
     model = recurrent()

@@ -31,8 +31,6 @@ from superlower.targets.catalog import target
 from support.models import recurrent, window
 from support.wrong import Wrong
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
-
 LIMIT = 1e-3
 """The fp32 tolerance. A factor of 1.05 moves results of about 0.3 by 0.015, well over it."""
 

@@ -30,7 +30,6 @@ from superlower.runtime.runner import Engine, Runner
 from superlower.targets.base import Precision
 from superlower.targets.catalog import target
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sharpen_where_busy.py"
 FRAMES, PATCHES = 3, 20
 

@@ -10,8 +10,6 @@ from superlower.program.interpret import interpret
 from support.models import bidirectional
 from support.programs import call_graph, keyframes
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
-
 
 def test_outputs_are_the_interpreters() -> None:
     model = keyframes()

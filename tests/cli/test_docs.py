@@ -39,7 +39,6 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("quick_builds")
 def test_the_example_runs_as_written(example: Path) -> None:
     save_video(example / "in.mp4", 5, 48, 60)
     commands = [shlex.split(line) for line in block("program-json.md", "sh").splitlines()]
@@ -52,7 +51,6 @@ def test_the_example_runs_as_written(example: Path) -> None:
     assert seconds(example / "out.mp4") == seconds(example / "in.mp4")
 
 
-@pytest.mark.usefixtures("quick_builds")
 def test_the_example_means_what_its_page_says(example: Path) -> None:
     """The first frame is its own predecessor, its state zeros, and padding is replicated: by hand."""
     save_folder(example / "in", 3, 48, 60)

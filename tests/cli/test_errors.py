@@ -22,7 +22,6 @@ from support.wrong import Wrong
 
 BAD, UNSUPPORTED, DIFFER, FAILED, MISSING = 2, 3, 4, 5, 6
 CPU = ("-t", "cpu", "-b", "onnxruntime", "--threads", 1)
-pytestmark = pytest.mark.usefixtures("quick_builds")
 
 
 def refused(outcome: Outcome, code: int, message: str, *, reported: bool = False) -> None:

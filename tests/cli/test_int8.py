@@ -12,8 +12,6 @@ from support.clips import save_folder
 from support.command import superlower
 from support.models import recurrent, save_program
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
-
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:

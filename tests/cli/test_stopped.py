@@ -26,7 +26,6 @@ from superlower.cli.main import main
 main()
 """
 COMMAND = (sys.executable, "-c", SCRIPT, "--no-progress")
-pytestmark = pytest.mark.usefixtures("quick_builds")
 
 
 def names(folder: Path) -> list[str]:

@@ -24,7 +24,6 @@ from support.models import bidirectional, recurrent, save_program, save_upscaler
 
 CPU = ("-t", "cpu", "-b", "onnxruntime", "--threads", 1)
 SDKS = ("torch", "openvino", "tvm", "tensorrt_rtx", "tensorrt", "onnxsim", "onnx_graphsurgeon")
-pytestmark = pytest.mark.usefixtures("quick_builds")
 
 
 @pytest.mark.parametrize(

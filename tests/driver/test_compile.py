@@ -33,7 +33,6 @@ from support.basicvsr import basicvsr_program
 from support.models import bidirectional, recurrent, window
 from support.wrong import Wrong
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
 FP32, FP16 = Precision.FP32, Precision.FP16
 
 

@@ -26,8 +26,6 @@ from superlower.targets.catalog import target
 from support.models import recurrent
 from support.wrong import Wrong
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
-
 
 def compiled(folder: Path, job: Job, model: TemporalModel | None = None) -> Compiled:
     model = model or recurrent()

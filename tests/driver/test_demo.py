@@ -49,7 +49,6 @@ def command(
     clip: Path,
     exported: dict[tuple[int, int], Exported],
     monkeypatch: pytest.MonkeyPatch,
-    quick_builds: None,
 ) -> Command:
     """`superlower demo --json` into tmp_path/out, on parts that are quick to build."""
 

@@ -21,8 +21,6 @@ from superlower.program.model import Frame, TemporalModel
 from support.clips import picture, save_folder, save_video
 from support.models import bidirectional, recurrent, window
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
-
 
 def test_golden_frames_are_the_middle_of_the_clip(tmp_path: Path) -> None:
     folder = save_folder(tmp_path / "clip", 5, 40, 50)

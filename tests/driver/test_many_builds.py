@@ -80,7 +80,6 @@ def _compiled(folder: Path, builds: Builds) -> Compiled:
     return compile_bundle(model, jobs, golden, folder, options=options, builds=builds)
 
 
-@pytest.mark.usefixtures("quick_builds")
 def test_a_bundle_is_the_same_however_many_builds_run_at_a_time(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path / "cache")
     one = _compiled(tmp_path / "one", Builds()).bundle

@@ -32,7 +32,6 @@ from support.clips import save_folder
 from support.command import superlower
 from support.models import recurrent, save_program
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
 FP32, FP16, BF16, INT8, MIXED = (
     Precision.FP32,
     Precision.FP16,

@@ -28,7 +28,6 @@ from superlower.targets.catalog import target
 from support.clips import save_video
 from support.models import bidirectional, recurrent, window
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
 Make = Callable[..., Bundle]
 
 

@@ -68,7 +68,6 @@ def test_ends_are_upscaled_but_not_scored(bundle: Bundle) -> None:
         measure(bundle, [bundle.pick()], truth(), "bi", ends=3)
 
 
-@pytest.mark.usefixtures("quick_builds")
 def test_whole_levels_are_a_luma_models_own(tmp_path: Path) -> None:
     """Its luma rounded once, not what colour, another rounding and the way back leave of it."""
     compiled = superlower(

@@ -37,7 +37,6 @@ from superlower.targets.catalog import target
 from support.clips import picture, save_folder, save_video
 from support.models import bidirectional, recurrent
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
 INT8, FP32 = Precision.INT8, Precision.FP32
 ONE = BuildOptions(threads=1)
 

@@ -32,7 +32,6 @@ from support.command import superlower
 from support.models import bidirectional, recurrent, save_program
 from support.wrong import Wrong
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
 MS = 0.001
 
 

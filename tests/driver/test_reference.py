@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from superlower.bundle.golden import moving_texture
 from superlower.check.reference import reference_sessions
 from superlower.driver.reference import CAPTURED_FRAMES, validation_feeds
 from support.models import recurrent
 from support.programs import graph_name, keyframes
-
-pytestmark = pytest.mark.usefixtures("quick_builds")
 
 
 def test_captured_feeds_are_of_the_last_call_over_the_first_frames() -> None:

@@ -33,7 +33,6 @@ from support.basicvsr import basicvsr_program
 from support.clips import picture, pngs, save_folder, save_video, seconds, sizes
 from support.models import bidirectional, luma_upscaler, recurrent, window
 
-pytestmark = pytest.mark.usefixtures("quick_builds")
 MakeBundle = Callable[[TemporalModel], Bundle]
 
 
