@@ -143,7 +143,7 @@ def tune(
                 backend="tvm",
                 timeout_s=threading.TIMEOUT_MAX if until is None else until - time.time() + GRACE_S,
                 advice="what was measured is kept: run it again, with more --minutes",
-                env={"TVM_USE_RUNTIME_LIB": "0", "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1"},
+                env={"TVM_USE_RUNTIME_LIB": "0"},
             )
     return msgspec.convert(found, Result)
 

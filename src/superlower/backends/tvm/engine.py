@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from superlower.backends.base import Feeds, Outputs
 from superlower.backends.session import PooledSession, Port
 from superlower.backends.tvm.libraries import provide_runtime
+from superlower.backends.tvm.loading import load_tvm
 from superlower.errors import BadInputError, MissingSdkError
 
 LIBRARY, IO = "engine.so", "engine.json"
@@ -46,7 +47,7 @@ def import_runtime() -> Any:
         before = os.environ.get("TVM_USE_RUNTIME_LIB")
         os.environ["TVM_USE_RUNTIME_LIB"] = "1"
         try:
-            import tvm
+            load_tvm()
         finally:
             # A build's subprocess inherits the environment, and needs the compiler.
             _restore("TVM_USE_RUNTIME_LIB", before)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from superlower.backends.tvm import gpu_schedule, schedule, tensor_core_schedule, tensor_cores
 from superlower.backends.tvm.cuda import CudaCompiler, find_compiler
 from superlower.backends.tvm.libraries import provide_for_builds
+from superlower.backends.tvm.loading import load_tvm
 from superlower.errors import BuildFailedError
 
 
@@ -55,6 +56,7 @@ class Cpu:
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         """For TVM's target dictionary."""
+        load_tvm()
         self.target, self.vectors = schedule.cpu_target(attributes)
 
     def laid_out(self, module: Any) -> Any:
@@ -100,7 +102,7 @@ class Cuda:
         self.driver = provide_for_builds(folder)
         self.device_code_bytes = 0
         self._tensor_cores = on_tensor_cores
-        import tvm
+        tvm = load_tvm()
         import tvm_ffi
 
         # The oldest architecture's code is CUDA C++ that every later one compiles too.

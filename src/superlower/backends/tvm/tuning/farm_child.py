@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+from superlower.backends.tvm.loading import load_tvm
 from superlower.backends.worker import die_with
 
 READY = b"ready\n"
@@ -20,6 +21,7 @@ def main(what: str, *arguments: str) -> None:
     replies = os.fdopen(os.dup(1), "wb")
     # What TVM prints must not fill a pipe that nobody reads.
     os.dup2(2, 1)
+    load_tvm()
     from tvm import rpc
 
     host, port = arguments[0], int(arguments[1])
@@ -45,6 +47,7 @@ def main(what: str, *arguments: str) -> None:
 
 
 def _status(host: str, port: int) -> None:
+    load_tvm()
     from tvm import rpc
 
     found = rpc.connect_tracker(host, port).summary()

@@ -84,8 +84,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sink,
-                # TVM would import PyTorch where it is installed, for tensors that it is never given here.
-                env={**os.environ, "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1", **self._env},
+                env={**os.environ, **self._env},
                 # Its own group, so that compilers it starts end with it.
                 start_new_session=True,
             )

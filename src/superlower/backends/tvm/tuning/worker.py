@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from superlower.backends.tvm.loading import load_tvm
 from superlower.backends.worker import die_with
 from superlower.errors import MissingSdkError
 
@@ -187,6 +188,7 @@ def _load(kind: str, cuda: bool) -> None:
 
             with TemporaryDirectory(prefix="superlower-driver-") as folder:
                 provide_for_builds(Path(folder))
+        load_tvm()
         import tvm.relax  # noqa: F401
 
 
