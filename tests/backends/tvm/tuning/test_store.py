@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from superlower.backends.tvm.tuning import store
-from superlower.backends.tvm.tuning.ranking import AGAIN, DEFAULT, DEFAULTS, Record, fastest
+from superlower.backends.tvm.tuning.ranking import AGAIN, DEFAULT, DEFAULTS, Record, fastest, rivals
 from superlower.backends.tvm.tuning.store import FILE, Store
 from superlower.errors import BadInputError
 
@@ -168,11 +168,34 @@ def test_one_lucky_measurement_takes_nobodys_place(tmp_path: Path) -> None:
     now_and_then = turns("now and then", 0.5, 0.5, 1.01, default_s=1.0)
     assert best(default, *now_and_then) == ""
     assert best(default, once, *again, *later, record(seconds=(0.4,), trace="not beside it")) == ""
+    # Nine of ten turns aren't chance, eight of ten are, once in eighteen times.
+    nearly = turns("nearly", *[0.9] * 9, 1.01, default_s=1.0)
+    assert best(default, *nearly) == "nearly"
+    assert best(default, *turns("less", *[0.9] * 8, 1.01, 1.01, default_s=1.0)) == ""
     old = record(seconds=(0.2,), default_s=1.0, trace="beside other defaults", origin=AGAIN, defaults=1)
     assert best(default, once, *again, old) == ""
     kept = fastest([default, once, *again, *later, *sure], 1)
     assert {r.trace for r in kept} == {"", "sure"}
     assert len(kept) == 1 + len(sure)
+
+
+def test_rivals_are_measured_until_it_is_plain_which_is_faster() -> None:
+    default = record(seconds=(1.0,), trace="", origin=DEFAULT)
+
+    def beside(trace: str, *times: float) -> list[Record]:
+        return [record(seconds=(s,), default_s=1.0, trace=trace, origin=AGAIN) for s in times]
+
+    def found(*records: Record) -> list[str]:
+        return [one.trace for one in rivals([default, *records])]
+
+    searched = [record(seconds=(s,), trace=f"{s}") for s in (1.2, 1.05, 0.9, 0.8, 0.95)]
+    assert found(*searched) == ["0.8", "0.9", "0.95"]
+    assert rivals(searched) == [], "without the default's time nothing can be told"
+    assert found(*beside("faster", *[0.9] * 5)) == []
+    assert found(*beside("slower", 0.9, 0.9, 1.1, 1.1, 1.1)) == []
+    assert found(*beside("who knows", *[0.9] * 4, 1.1)) == ["who knows"]
+    assert found(*beside("faster now", *[0.9] * 9, 1.1)) == []
+    assert found(*beside("never", *[0.9] * 10, *[1.1] * 5)) == [], "fifteen turns are enough"
 
 
 def test_databases_are_merged_by_import_and_by_copying(tmp_path: Path) -> None:

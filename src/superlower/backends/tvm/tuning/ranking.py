@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from statistics import median
 
 import msgspec
@@ -23,6 +24,15 @@ measured beside others."""
 
 UNSURE = 1.2
 """A schedule that wasn't measured beside the default one is taken for so many times slower."""
+
+
+RIVALS, TURNS, MOST_TURNS = 3, 5, 15
+"""Schedules of a task that are measured again before one takes the default's place; how often, and how often
+at most, where these turns don't show which is the faster."""
+NEAR = 1.1
+"""Of the default's time: a schedule that came so near it may have met the machine in a slow moment."""
+_CHANCE = 1 / 2**TURNS
+"""Of a schedule to be taken for faster than another that is as fast: it would win all of the first turns."""
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -124,8 +134,23 @@ class Schedule:
 
     @property
     def faster(self) -> bool:
-        """Whether it took less than the default one each time that it was measured beside it."""
-        return max(self._ratios, default=1.0) < 1
+        """Whether it took less than the default one each time that it was measured beside it, or nearly.
+
+        Of two equally fast ones one would win as often only once in 32 times: it may lose one of ten turns,
+        three of fifteen.
+        """
+        count, lost = len(self._ratios), sum(ratio >= 1 for ratio in self._ratios)
+        if not count or lost == 0:
+            return count > 0
+        as_often = sum(comb(count, n) for n in range(lost + 1))
+        return as_often <= _CHANCE * (1 << count)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether further turns may show it to be faster than the default one."""
+        if self.beside is None:
+            return True
+        return self.beside < 1 and not self.faster and len(self._ratios) < MOST_TURNS
 
     @property
     def _ratios(self) -> list[float]:
@@ -139,6 +164,15 @@ def schedules_of(records: Iterable[Record]) -> list[Schedule]:
         if record.seconds:
             found[record.device, record.trace].append(record)
     return [Schedule(tuple(one)) for one in found.values()]
+
+
+def rivals(records: Iterable[Record]) -> list[Schedule]:
+    """A task's schedules that are to be measured in turns with its default one, the fastest first."""
+    found = schedules_of(records)
+    default_s = next((one.seconds for one in found if one.default), 0.0)
+    stood = {o: o.seconds / default_s if o.beside is None else o.beside for o in found if default_s}
+    open_ = [one for one in stood if not one.default and one.undecided and stood[one] < NEAR]
+    return sorted(open_, key=lambda one: stood[one])[:RIVALS]
 
 
 def defaults_of(target: str) -> int:

@@ -34,9 +34,12 @@ from superlower.backends.tvm.tuning.pool import Pool
 from superlower.backends.tvm.tuning.ranking import (
     AGAIN,
     DEFAULT,
+    MOST_TURNS,
+    TURNS,
     Record,
     defaults_of,
     ranked,
+    rivals,
     schedules_of,
     target_key,
 )
@@ -52,11 +55,7 @@ SMALL = 0.002
 BATCH = 8
 BUILD_S, RUN_S, DEFAULTS_S = 60.0, 15, 900.0
 """Limits of a candidate's build and run, and of the build of all default schedules."""
-RIVALS, TURNS = 3, 5
-"""Schedules of a task that are measured again before one takes the default's place, and how often."""
-NEAR = 1.1
-"""Of the default's time: a schedule that came so near it may have met the machine in a slow moment."""
-AGAIN_S, AGAIN_SHARE = 12.0, 0.1
+AGAIN_S, AGAIN_SHARE = 20.0, 0.1
 """Time that is kept for that: of a task, and at most of the whole run."""
 WAIT_S = 300.0
 """How long a measurement may wait for a device of a farm, others measuring on it."""
@@ -236,35 +235,31 @@ class _Run:
 
         Of a hundred that are equally fast one was measured in the machine's best moment.
         """
-        rivals = {one.task.key: self._rivals(one.task) for one in self._searches.values()}
-        total = sum(TURNS * (1 + len(each)) for each in rivals.values() if each)
+        found = {key: rivals(self._known(one.task)) for key, one in self._searches.items()}
+        total = sum(TURNS * (1 + len(each)) for each in found.values() if each)
         if self._asked.dry or not total:
             return
         self._journal.tell(Event(stage="measuring the fastest again", total=total))
-        for key, candidates in rivals.items():
-            if candidates:
-                self._take_turns(self._tasks[key], candidates)
-
-    def _rivals(self, task: Task) -> list[Candidate]:
-        """The fastest schedules that weren't measured in turns with the default one and may be faster."""
-        schedules = schedules_of(self._known(task))
-        default = next((one.seconds for one in schedules if one.default), 0.0)
-        rest = [one for one in schedules if not one.default and one.beside is None]
-        near = sorted((o for o in rest if o.seconds < NEAR * default), key=lambda one: one.seconds)
-        return [Candidate(one.trace, AGAIN) for one in near[:RIVALS]]
+        # Those that take most of a frame first, should time be short.
+        for task in sorted(self._tasks.values(), key=lambda t: -t.calls * self._defaults.get(t.key, 0.0)):
+            if candidates := [Candidate(one.trace, AGAIN) for one in found.get(task.key, ())]:
+                self._take_turns(task, candidates)
 
     def _take_turns(self, task: Task, candidates: Sequence[Candidate]) -> None:
         built = self._built(task, candidates)
         turns = [(candidate, library) for candidate, library, reply in built if not reply.error]
-        for _ in range(TURNS):
-            default_s = 0.0
-            for candidate, library in [(Candidate("", AGAIN), self._defaults_library), *turns]:
-                if self._left_s() <= 0:
-                    return
-                reply = self._run(task, str(library))
-                self._keep(task, candidate, reply, default_s if candidate.trace else 0.0)
-                default_s = default_s if candidate.trace else min(reply.seconds, default=0.0)
-                self._journal.tell(Event(measured=1))
+        for _ in range(MOST_TURNS // TURNS):
+            for _ in range(TURNS if turns else 0):
+                default_s = 0.0
+                for candidate, library in [(Candidate("", AGAIN), self._defaults_library), *turns]:
+                    if self._left_s() <= 0:
+                        return
+                    reply = self._run(task, str(library))
+                    self._keep(task, candidate, reply, default_s if candidate.trace else 0.0)
+                    default_s = default_s if candidate.trace else min(reply.seconds, default=0.0)
+                    self._journal.tell(Event(measured=1))
+            open_ = {one.trace for one in schedules_of(self._known(task)) if one.undecided}
+            turns = [(candidate, library) for candidate, library in turns if candidate.trace in open_]
 
     def _measure(self, one: TaskSearch, candidates: Sequence[Candidate]) -> list[tuple[Candidate, Reply]]:
         """Build side by side, then measure one after another, or on as many devices as the farm has."""
