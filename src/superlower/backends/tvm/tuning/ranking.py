@@ -31,7 +31,7 @@ RIVALS, TURNS, MOST_TURNS = 3, 5, 15
 at most, where these turns don't show which is the faster."""
 NEAR = 1.1
 """Of the default's time: a schedule that came so near it may have met the machine in a slow moment."""
-_CHANCE = 1 / 2**TURNS
+_CHANCE = 1 / (1 << TURNS)
 """Of a schedule to be taken for faster than another that is as fast: it would win all of the first turns."""
 
 
