@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -83,12 +84,19 @@ def copied(tmp_path: Path) -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="session")
 def basicvsr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """BasicVSR of one block with seeded weights at 64x64, exported through the command line."""
+    """BasicVSR of one block with seeded weights at 64x64, exported by the command. Not to be changed."""
     pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'superlower[torch]'")
-    folder = tmp_path_factory.mktemp("basicvsr") / "program"
-    options = ("--size", "64x64", "-w", "random:0", "--set", "blocks=1")
-    outcome = superlower("export", "basicvsr", "-o", folder, *options)
-    assert outcome.code == 0, outcome.stderr
+    # Test processes share it: tracing is the longest part of many a test.
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder = shared / "basicvsr" / "program"
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            options = ("--size", "64x64", "-w", "random:0", "--set", "blocks=1")
+            outcome = superlower("export", "basicvsr", "-o", folder, *options)
+            assert outcome.code == 0, outcome.stderr
     return folder
 
 

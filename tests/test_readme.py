@@ -40,7 +40,7 @@ SECOND = "--target rtx4090"
 
 @pytest.mark.parametrize("small", [pytest.param(False, id="as they stand", marks=pytest.mark.slow), True])
 def test_its_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool) -> None:
-    """Small: in this process, on a clip of 64x64, by a network of one block, for one GPU."""
+    """Small: in this process, on a clip of 40x40, by a network of one block, for one GPU."""
     for extra, module in NEEDS.items():
         pytest.importorskip(module, reason=f"its commands need {module}: pip install 'superlower[{extra}]'")
     clip = tmp_path / "carphone.mp4"
@@ -50,11 +50,11 @@ def test_its_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if small:
         commands = [
             command.replace(WEIGHTS, "--weights random:0 --set blocks=1")
-            .replace(SIZE, "--size 64x64")
+            .replace(SIZE, "--size 40x40")
             .replace(f" {SECOND}", "")
             for command in commands
         ]
-        save_video(clip, 12, 64, 64)
+        save_video(clip, 12, 40, 40)
     else:
         fetched(BasicVsr.checkpoints[0])
         shutil.copy(fetched(SAMPLES["carphone"]), clip)

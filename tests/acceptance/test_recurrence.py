@@ -23,8 +23,10 @@ from superlower.targets.catalog import target
 from support.published import fetched
 
 pytest.importorskip("torch", reason="PyTorch isn't installed: pip install 'superlower[torch]'")
+# The quick suite has README's commands, whose checks hold engines to PyTorch over a clip, too.
+pytestmark = pytest.mark.slow
 
-SIDE, FRAMES = 64, 8
+SIDE, FRAMES = 40, 8
 TOLERANCE = 1e-3
 """A quarter of an 8-bit step: no pixel moves but by rounding."""
 
@@ -44,7 +46,7 @@ class Network:
     scope="module",
     params=[
         pytest.param({"blocks": "2"}, id="seeded weights"),
-        pytest.param({}, id="published weights", marks=pytest.mark.slow),
+        pytest.param({}, id="published weights"),
     ],
 )
 def network(request: pytest.FixtureRequest) -> Network:
@@ -90,7 +92,6 @@ def test_engines_agree_with_pytorch(network: Network, bundle: Bundle, name: str)
     hold(network, bundle, name)
 
 
-@pytest.mark.slow
 def test_tvm_agrees_with_pytorch(tmp_path: Path, network: Network) -> None:
     if (reason := backend("tvm").missing()) is not None:
         pytest.skip(reason)

@@ -309,9 +309,9 @@ def test_a_damaged_bundle(recurrent_bundle: Path, tmp_path: Path) -> None:
         refused(superlower(*arguments), BAD, r"golden\.npz is missing: compile it again")
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_build_out_of_time(tmp_path: Path, lone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time is up long before a Python is started."""
-    monkeypatch.undo()  # Builds in processes of their own again.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     outcome = superlower("compile", lone, "-o", tmp_path / "bundle", *CPU, "--timeout", 0.01)
     refused(

@@ -193,9 +193,9 @@ def test_a_pass_of_the_users_own_choice(lone: Path, tmp_path: Path) -> None:
     assert (first.name, first.options) == ("fold-constants", {"max_elements": "77"})
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_relative_output(lone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds run in processes of other working folders: this one is real."""
-    monkeypatch.undo()
     monkeypatch.chdir(lone.parent)
     outcome = superlower("compile", lone.name, "-o", "sub/bundle", *CPU, "--frames", 2)
     assert outcome.code == 0, outcome.stderr

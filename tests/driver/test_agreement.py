@@ -34,8 +34,8 @@ PAIRS = (
 QUICK = 4
 """Of these the quick suite takes the first: TensorRT-RTX for its odd architecture alone."""
 
-SLOW_BUILDS = frozenset({"tvm"})
-"""Half a second a build: the quick suite takes only what VSR graphs are made of."""
+SLOW_BUILDS = frozenset({"openvino", "tensorrt-rtx", "tvm"})
+"""A tenth of a second to half of one a build: the quick suite takes only what VSR graphs are made of."""
 
 VSR = ("GridSample", "Resize", "DeformConv", "DepthToSpace", "ConvTranspose", "PRelu", "AveragePool", "Conv")
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from superlower.frontends.base import ExportRequest, ZooFrontend
+from superlower.frontends.zoo.blueprint import Blueprint
+from superlower.frontends.zoo.figures import Planned
 from superlower.program import legality
 from superlower.program.interpret import interpret
+from superlower.program.legality import called_sizes
 from superlower.program.model import TemporalModel
 
 Array = NDArray[np.float32]
@@ -64,6 +70,30 @@ def run_program(model: TemporalModel, frames: Sequence[Array], caller: Caller) -
     return np.concatenate(interpret(model.program, frames, caller(model)))
 
 
+def partly_exported(plan: Blueprint, traced: Sequence[str]) -> TemporalModel:
+    """A model with some of its graphs: enough for a network whose others are made of the same operators."""
+    some = tuple(e for e in plan.program.equations if set(traced).intersection(e.graphs))
+    part = replace(plan, program=msgspec.structs.replace(plan.program, equations=some))
+    return TemporalModel(plan.program, part.export().graphs)
+
+
+def by_methods(plan: Blueprint, model: TemporalModel, caller: Caller) -> Caller:
+    """Calls the graphs that a model has, and the network's own methods in the place of others."""
+    sizes = {g: (s, e) for e in plan.program.equations for g, (s, _) in called_sizes(plan.program, e).items()}
+    traced = caller(model)
+
+    def call(graph: str, feeds: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+        if graph in model.graphs:
+            return traced(graph, feeds)
+        inputs, equation = sizes[graph]
+        with torch.no_grad():
+            found = plan.methods[graph](*(torch.from_numpy(np.array(feeds[name])) for name in inputs))
+        values = found if isinstance(found, tuple) else (found,)
+        return {name: value.numpy() for name, value in zip(equation.outputs, values, strict=True)}
+
+    return lambda _: call
+
+
 def assert_program_equals_network(
     frontend: ZooFrontend,
     asked: ExportRequest,
@@ -71,14 +101,28 @@ def assert_program_equals_network(
     caller: Caller,
     tolerance: float = PARITY,
     shorter: Sequence[int] = (1, 2),
+    traced: Sequence[str] | None = None,
 ) -> TemporalModel:
-    """The program over clips of `frames` frames and of `shorter` ones is the network's own loop over them."""
-    model = frontend.export(asked)
+    """The program over clips of `frames` frames and of `shorter` ones is the network's own loop over them.
+
+    Args:
+        traced: graphs to export, the network's own methods standing for the others; None for all.
+    """
+    if traced is None:
+        model = frontend.export(asked)
+        legality.verify_graphs(model)
+    else:
+        assert isinstance(frontend, Planned)
+        plan = frontend.blueprint(asked)
+        model = partly_exported(plan, traced)
+        caller = by_methods(plan, model, caller)
+    legality.verify(model.program)
     reference = frontend.reference(asked)
     contract = model.program.frame
     given = clip(*contract.padded, frames, contract.channels)
+    call = caller(model)
     for count in (*shorter, frames):
-        found = run_program(model, given[:count], caller)
+        found = np.concatenate(interpret(model.program, given[:count], call))
         expected = np.concatenate(reference(given[:count]))
         height, width = contract.padded
         assert expected.shape[2:] == (contract.scale * height, contract.scale * width)

@@ -13,6 +13,7 @@ from superlower.backends.tensorrt.layers import EngineLayers
 from superlower.backends.tensorrt.rtx import TensorRtRtx
 from superlower.frontends.base import ExportRequest
 from superlower.passes.pipelines import apply, default_pipeline
+from superlower.program import files
 from superlower.targets.base import Precision, Target
 
 pytest.importorskip("torch", reason="PyTorch isn't installed")
@@ -31,9 +32,9 @@ def _export(height: int, width: int, blocks: int) -> dict[str, ir.Model]:
 
 
 @pytest.fixture(scope="module")
-def small() -> dict[str, ir.Model]:
-    """64x64, two blocks a trunk."""
-    return _export(64, 64, 2)
+def small(basicvsr_folder: Path) -> dict[str, ir.Model]:
+    """64x64, one block a trunk."""
+    return dict(files.load_model(basicvsr_folder).graphs)
 
 
 @pytest.fixture(scope="module")

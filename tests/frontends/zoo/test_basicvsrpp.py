@@ -62,14 +62,24 @@ def test_network_and_program_equal_the_reference(oracles: Path, checkpoint: Path
     )
 
 
-def test_program_equals_the_network_over_a_clip(caller) -> None:
+@pytest.mark.parametrize(
+    ("traced", "aligned"),
+    [
+        pytest.param(None, 4, id="all twelve graphs", marks=pytest.mark.slow),
+        pytest.param(["compose", "forward_2"], 1, id="two graphs"),
+    ],
+)
+def test_program_equals_the_network_over_a_clip(caller, traced: list[str] | None, aligned: int) -> None:
     """Three frames: each sweep begins, has one state before it, has two."""
     asked = request(64, 64, options={"blocks": "1"})
-    model = assert_program_equals_network(BasicVsrPlusPlus(), asked, 3, caller, shorter=[])
-    assert len(model.graphs) == 12
+    model = assert_program_equals_network(BasicVsrPlusPlus(), asked, 3, caller, shorter=[], traced=traced)
+    assert len(model.graphs) == (12 if traced is None else len(traced))
     facts = analysis.analyze(model.program)
     assert {name for name, stream in facts.streams.items() if stream.state} == {"b1", "f1", "b2", "f2"}
-    assert sum(node.op_type == "DeformConv" for graph in model.graphs.values() for node in graph.graph) == 4
+    assert (
+        sum(node.op_type == "DeformConv" for graph in model.graphs.values() for node in graph.graph)
+        == aligned
+    )
     assert_order_matters(BasicVsrPlusPlus(), asked, model)
 
 
