@@ -60,7 +60,7 @@ def dry_steps(models: Sequence[str], backends: Sequence[str]) -> list[Step]:
     """Everything that needs no GPU, then the driver."""
     found: list[Step] = []
     for model in models:
-        found.append(Step(f"prepare {model}", f"prepare {model}", 10, 600, kept=True))
+        found.append(Step(f"prepare {model}", f"prepare {model}", 10, 1800, kept=True))
         found += [
             Step(f"build {model} {n}", f"build {model} {n}", 15, 1800, (f"prepare {model}",), kept=True)
             for n in backends

@@ -41,9 +41,9 @@ def arm(features: str, implementer: str = "0x41", part: str = "0xd40", cores: in
     [
         ("fpu sse2", "x86-64", {"fp32"}),
         ("sse4_1 sse4_2 ssse3 cx16 popcnt", "x86-64-v2", {"fp32"}),
-        (V3, "x86-64-v3", {"fp32"}),
+        (V3, "x86-64-v3", {"fp32", "int8"}),
         (f"{V3} avx_vnni", "x86-64-v3", {"fp32", "int8"}),
-        (f"{V3} {AVX512}", "x86-64-v4", {"fp32"}),
+        (f"{V3} {AVX512}", "x86-64-v4", {"fp32", "int8"}),
         (f"{V3} {AVX512} avx512_vnni", "cascadelake", {"fp32", "int8"}),
         (f"{V3} {AVX512} avx512_vnni avx512_bf16", "cooperlake", {"fp32", "int8"}),
         (
