@@ -23,19 +23,18 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from common import fail, machine, start_with_threads, write
-from tuning import TARGET, exported, only
+from common import machine, start_with_threads, write
+from tuning import TARGET, exported, only, run, search
 
 from superlower.backends.base import BuildOptions
 from superlower.backends.tvm.backend import Tvm, tvm_target
 from superlower.backends.tvm.tuning.ranking import Record
 from superlower.backends.tvm.tuning.search import trials_to
 from superlower.backends.tvm.tuning.store import Store
-from superlower.cli.common import Bars, console, parse_size, print_table
+from superlower.cli.common import console, parse_size, print_table
 from superlower.driver.building import Job, legal_graph
 from superlower.driver.speed import physical_cores, take_turns
-from superlower.driver.tune import Limits, tune
-from superlower.errors import SuperlowerError
+from superlower.driver.tune import Limits
 from superlower.ir import save
 from superlower.passes.pipelines import apply, default_pipeline
 from superlower.program.model import TemporalModel
@@ -57,19 +56,7 @@ def transfer(args: argparse.Namespace) -> None:
     def tuned(size: str, database: Path, trials: int, seed: int, helped: bool) -> TemporalModel:
         model = only(exported(parse_size(size), args.blocks), [args.graph])
         console.print(f"{args.graph} at {size}, {'from what is known' if helped else 'cold'}, seed {seed}")
-        limits = Limits(trials=trials)
-        with Bars() as bars:
-            tune(
-                model,
-                target(TARGET),
-                Precision.FP32,
-                database,
-                limits=limits,
-                threads=threads,
-                seed=seed,
-                transfer=helped,
-                progress=bars,
-            )
+        search(model, database, Limits(trials=trials), threads, seed=seed, transfer=helped)
         return model
 
     with tempfile.TemporaryDirectory() as place:
@@ -251,12 +238,7 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=30)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    os.environ.setdefault("TVM_NUM_THREADS", str(physical_cores()))
-    try:
-        transfer(args)
-    except SuperlowerError as error:
-        return fail(error)
-    return 0
+    return run(transfer, args)
 
 
 if __name__ == "__main__":

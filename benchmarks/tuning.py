@@ -98,6 +98,31 @@ def _build_naive(folder: Path, threads: int) -> None:
     where.compiled(module).export_library(str(folder / engine.LIBRARY))
 
 
+def search(
+    model: TemporalModel,
+    database: Path,
+    limits: Limits,
+    threads: int,
+    *,
+    seed: int = 0,
+    transfer: bool = True,
+) -> None:
+    """Tune it in fp32 for this machine's processor."""
+    where, fp32 = target(TARGET), Precision.FP32
+    with Bars() as bars:
+        tune(
+            model,
+            where,
+            fp32,
+            database,
+            limits=limits,
+            threads=threads,
+            seed=seed,
+            transfer=transfer,
+            progress=bars,
+        )
+
+
 def gain(args: argparse.Namespace) -> None:
     """Time every graph as built in each way."""
     threads = physical_cores()
@@ -107,16 +132,7 @@ def gain(args: argparse.Namespace) -> None:
         model = only(model, args.graph)
     database = args.db
     if args.minutes:
-        with Bars() as bars:
-            tune(
-                model,
-                target(TARGET),
-                Precision.FP32,
-                database,
-                limits=Limits(minutes=args.minutes),
-                threads=threads,
-                progress=bars,
-            )
+        search(model, database, Limits(minutes=args.minutes), threads)
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for name, graph in model.graphs.items():
@@ -208,9 +224,14 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=30)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
+    return run(gain, args)
+
+
+def run(work: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Do it with as many threads of TVM's as there are cores; returns the exit code."""
     os.environ.setdefault("TVM_NUM_THREADS", str(physical_cores()))
     try:
-        gain(args)
+        work(args)
     except SuperlowerError as error:
         return fail(error)
     return 0

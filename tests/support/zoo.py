@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from superlower.driver.plain import method_call
 from superlower.frontends.base import ExportRequest, ZooFrontend
 from superlower.frontends.zoo.blueprint import Blueprint
 from superlower.frontends.zoo.figures import Planned
@@ -79,17 +79,15 @@ def partly_exported(plan: Blueprint, traced: Sequence[str]) -> TemporalModel:
 
 def by_methods(plan: Blueprint, model: TemporalModel, caller: Caller) -> Caller:
     """Calls the graphs that a model has, and the network's own methods in the place of others."""
-    sizes = {g: (s, e) for e in plan.program.equations for g, (s, _) in called_sizes(plan.program, e).items()}
+    methods = {
+        graph: method_call(plan.methods[graph], tuple(sizes), tuple(equation.outputs))
+        for equation in plan.program.equations
+        for graph, (sizes, _) in called_sizes(plan.program, equation).items()
+    }
     traced = caller(model)
 
     def call(graph: str, feeds: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
-        if graph in model.graphs:
-            return traced(graph, feeds)
-        inputs, equation = sizes[graph]
-        with torch.no_grad():
-            found = plan.methods[graph](*(torch.from_numpy(np.array(feeds[name])) for name in inputs))
-        values = found if isinstance(found, tuple) else (found,)
-        return {name: value.numpy() for name, value in zip(equation.outputs, values, strict=True)}
+        return traced(graph, feeds) if graph in model.graphs else methods[graph](feeds)
 
     return lambda _: call
 

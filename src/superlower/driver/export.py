@@ -106,9 +106,10 @@ def export(
         return golden_input(program.frame, golden_frames, clip, seed)
 
     # A clip that won't do is known before minutes of tracing.
-    early = golden_of(architecture.blueprint(request).program) if isinstance(architecture, Planned) else None
+    plan = architecture.blueprint(request) if isinstance(architecture, Planned) else None
+    early = golden_of(plan.program) if plan is not None else None
     progress.stage("exporting to ONNX")
-    model = architecture.export(request)
+    model = architecture.export(request) if plan is None else plan.export()
     frames, source = early or golden_of(model.program)
     progress.stage("PyTorch reference")
     outputs = architecture.reference(request)(frames)

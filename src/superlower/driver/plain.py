@@ -121,13 +121,15 @@ def compiled_sessions(
     for equation in program.equations:
         for graph, (sizes, _) in called_sizes(program, equation).items():
             compiled = torch.compile(plan.methods[graph], dynamic=False)
-            found[graph] = PlainSession(_method(compiled, tuple(sizes), tuple(equation.outputs)))
+            found[graph] = PlainSession(method_call(compiled, tuple(sizes), tuple(equation.outputs)))
     return found
 
 
-def _method(
+def method_call(
     method: Callable[..., Any], inputs: tuple[str, ...], outputs: tuple[str, ...]
 ) -> Callable[[Feeds], Outputs]:
+    """A network's method, compiled or not, as a graph's call: by input and output names in its order."""
+
     def run(feeds: Feeds) -> Outputs:
         import torch
 

@@ -168,11 +168,15 @@ def schedules_of(records: Iterable[Record]) -> list[Schedule]:
 
 def rivals(records: Iterable[Record]) -> list[Schedule]:
     """A task's schedules that are to be measured in turns with its default one, the fastest first."""
-    found = schedules_of(records)
-    default_s = next((one.seconds for one in found if one.default), 0.0)
-    stood = {o: o.seconds / default_s if o.beside is None else o.beside for o in found if default_s}
-    open_ = [one for one in stood if not one.default and one.undecided and stood[one] < NEAR]
-    return sorted(open_, key=lambda one: stood[one])[:RIVALS]
+    ratios = _by_default(schedules_of(records))
+    open_ = [one for one in ratios if not one.default and one.undecided and ratios[one] < NEAR]
+    return sorted(open_, key=lambda one: ratios[one])[:RIVALS]
+
+
+def _by_default(schedules: Sequence[Schedule]) -> dict[Schedule, float]:
+    """How each stands beside a task's default schedule, measured in turns or not; none without its time."""
+    default_s = next((one.seconds for one in schedules if one.default), 0.0)
+    return {o: o.seconds / default_s if o.beside is None else o.beside for o in schedules if default_s}
 
 
 def defaults_of(target: str) -> int:
@@ -204,9 +208,7 @@ def gaining(records: Sequence[Record], keep: int) -> list[Record]:
     the default; also where nobody measured them in turns: enough to try them elsewhere, not for a build."""
     kept = []
     for group in _grouped(records):
-        schedules = schedules_of(group)
-        default = next((one.seconds for one in schedules if one.default), 0.0)
-        ratios = {o: o.seconds / default if o.beside is None else o.beside for o in schedules if default}
+        ratios = _by_default(schedules_of(group))
         better = [one for one in ratios if not one.default and ratios[one] < 1]
         # What was measured in turns first: single measurements are lucky now and then.
         better.sort(key=lambda one: (one.beside is None, ratios[one]))

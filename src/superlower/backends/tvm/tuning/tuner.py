@@ -248,18 +248,20 @@ class _Run:
     def _take_turns(self, task: Task, candidates: Sequence[Candidate]) -> None:
         built = self._built(task, candidates)
         turns = [(candidate, library) for candidate, library, reply in built if not reply.error]
-        for _ in range(MOST_TURNS // TURNS):
-            for _ in range(TURNS if turns else 0):
-                default_s = 0.0
-                for candidate, library in [(Candidate("", AGAIN), self._defaults_library), *turns]:
-                    if self._left_s() <= 0:
-                        return
-                    reply = self._run(task, str(library))
-                    self._keep(task, candidate, reply, default_s if candidate.trace else 0.0)
-                    default_s = default_s if candidate.trace else min(reply.seconds, default=0.0)
-                    self._journal.tell(Event(measured=1))
-            open_ = {one.trace for one in schedules_of(self._known(task)) if one.undecided}
-            turns = [(candidate, library) for candidate, library in turns if candidate.trace in open_]
+        for turn in range(MOST_TURNS):
+            if turn and turn % TURNS == 0:
+                open_ = {one.trace for one in schedules_of(self._known(task)) if one.undecided}
+                turns = [(candidate, library) for candidate, library in turns if candidate.trace in open_]
+            if not turns:
+                return
+            default_s = 0.0
+            for candidate, library in [(Candidate("", AGAIN), self._defaults_library), *turns]:
+                if self._left_s() <= 0:
+                    return
+                reply = self._run(task, str(library))
+                self._keep(task, candidate, reply, default_s if candidate.trace else 0.0)
+                default_s = default_s if candidate.trace else min(reply.seconds, default=0.0)
+                self._journal.tell(Event(measured=1))
 
     def _measure(self, one: TaskSearch, candidates: Sequence[Candidate]) -> list[tuple[Candidate, Reply]]:
         """Build side by side, then measure one after another, or on as many devices as the farm has."""
