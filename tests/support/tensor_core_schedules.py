@@ -20,12 +20,20 @@ from superlower.backends.tvm.blocks import copied
 from superlower.backends.tvm.build import fused
 from superlower.backends.tvm.processors import processor
 from superlower.backends.tvm.tuning.tasks import tasks_of
+from superlower.ir import serialize
 from superlower.targets.base import Precision
 from superlower.targets.catalog import target
 from support.cuda_on_cpu import Array, Kernel
-from support.gpu_schedules import PADDED, Case, legalized
+from support.gpu_schedules import PADDED, Case, given, legalized, model, run
 
 TARGET = "rtx5090"
+RAGGED: dict[str, Case] = {
+    "pixels": ("Conv", ((1, 16, 8, 27), (32, 16, 3, 3), (32,)), PADDED),
+    "channels": ("Conv", ((1, 67, 4, 16), (16, 67, 3, 3)), PADDED),
+    "both": ("Conv", ((1, 40, 5, 61), (16, 40, 3, 3)), {"dilations": [1, 2], "pads": [1, 0, 0, 3]}),
+    "not_padded": ("Conv", ((1, 16, 6, 32), (16, 16, 3, 3)), {}),
+}
+"""These are made of whole tiles first."""
 FITTING: dict[str, Case] = {
     "trunk": ("Conv", ((1, 64, 12, 48), (64, 64, 3, 3), (64,)), PADDED),
     "many_rows": ("Conv", ((1, 16, 128, 32), (64, 16, 3, 3), (64,)), PADDED),
@@ -35,12 +43,14 @@ FITTING: dict[str, Case] = {
     "seven_by_seven": ("Conv", ((1, 32, 8, 32), (64, 32, 7, 7), (64,)), {"pads": [3, 3, 3, 3]}),
     "dilated": ("Conv", ((1, 16, 8, 16), (16, 16, 3, 3)), {"dilations": [2, 2], "pads": [2, 2, 2, 2]}),
     "strided_down": ("Conv", ((1, 16, 8, 16), (16, 16, 3, 3)), {"strides": [2, 1], **PADDED}),
+    **RAGGED,
 }
 NOT_FITTING: dict[str, Case] = {
     "first": ("Conv", ((1, 3, 8, 16), (16, 3, 3, 3)), PADDED),
     "last": ("Conv", ((1, 16, 8, 16), (3, 16, 3, 3)), PADDED),
     "one_by_one": ("Conv", ((1, 48, 4, 16), (32, 48, 1, 1), (32,)), {}),
-    "narrow": ("Conv", ((1, 16, 8, 24), (16, 16, 3, 3)), PADDED),
+    "few_channels": ("Conv", ((1, 8, 8, 16), (16, 8, 3, 3)), PADDED),
+    "narrow": ("Conv", ((1, 16, 8, 10), (16, 16, 3, 3)), PADDED),
     "strided": ("Conv", ((1, 16, 8, 32), (16, 16, 3, 3)), {"strides": [2, 2], **PADDED}),
 }
 
@@ -60,10 +70,10 @@ def tried(case: Case, name: str, folder: Path, *, run: bool = True, barriers: bo
         return found
     kernel = Kernel(where, made.module["main"], folder, barriers=barriers)
     rng = np.random.default_rng(0)
-    given = [rng.uniform(-1, 1, shape).astype(kind) for kind, shape in task.arguments]
+    values = [rng.uniform(-1, 1, shape).astype(kind) for kind, shape in task.arguments]
     return found | {
-        "expected": by_plain_loops(plain, given),
-        "results": [kernel.run(given, backwards=backwards) for backwards in (False, True)],
+        "expected": by_plain_loops(plain, values),
+        "results": [kernel.run(values, backwards=backwards) for backwards in (False, True)],
         "source": kernel.source,
     }
 
@@ -79,9 +89,22 @@ def by_plain_loops(function: Any, given: list[Array]) -> Array:
     return np.asarray(tensors[-1].numpy())
 
 
+def in_whole_tiles(case: Case, folder: Path) -> dict[str, Any]:
+    """What a case's graph computes by functions in whole tiles, as loops on the CPU; and ONNX Runtime."""
+    where = processor(tvm_target(target(TARGET), BuildOptions()), folder)
+    import onnxruntime
+
+    exact = onnxruntime.InferenceSession(serialize(model(case)), providers=["CPUExecutionProvider"])
+    module = fused(legalized(case, TARGET, Precision.FP16), where)
+    return {"found": run(module, given(case)), "expected": exact.run(None, {"x": given(case)})[0]}
+
+
 def main(file: Path) -> None:
     """Try everything, and write what was found to a file."""
     found = {}
+    for name, case in RAGGED.items():
+        with tempfile.TemporaryDirectory() as folder:
+            found[f"whole {name}"] = in_whole_tiles(case, Path(folder))
     for name, case in FITTING.items():
         with tempfile.TemporaryDirectory() as folder:
             found[name] = tried(case, TARGET, Path(folder))

@@ -20,7 +20,7 @@ from superlower.backends.tvm.backend import Tvm
 from superlower.backends.tvm.gpu_schedule import ENOUGH_BLOCKS
 from superlower.backends.tvm.tensor_core_schedule import COLUMNS, HELD, WARPS, tile
 from support.compiler_process import run_module, skip_without_cuda_compiler
-from support.tensor_core_schedules import FITTING, NOT_FITTING, TARGET
+from support.tensor_core_schedules import FITTING, NOT_FITTING, RAGGED, TARGET
 
 
 @given(st.integers(1, 20), st.integers(1, 800), st.integers(1, 80), st.integers(1, 3))
@@ -64,6 +64,15 @@ def test_they_compute_the_same(name: str, tried: Any) -> None:
     step = float(np.spacing(np.float16(expected.max())))
     np.testing.assert_allclose(forwards, expected, rtol=0, atol=step)
     np.testing.assert_array_equal(forwards, backwards)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RAGGED)
+def test_whole_tiles_compute_the_same(name: str, tried: Any) -> None:
+    found = tried[f"whole {name}"]
+    # Half-precision operands: each product is off by two roundings at most, of sums of some hundred.
+    step = float(np.spacing(np.float16(found["expected"].max())))
+    np.testing.assert_allclose(found["found"], found["expected"], rtol=0, atol=2 * step)
 
 
 @pytest.mark.slow

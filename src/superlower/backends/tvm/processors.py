@@ -115,10 +115,13 @@ class Cuda:
         return bytearray(binary)
 
     def laid_out(self, module: Any) -> Any:
-        """With weights as the schedules read them."""
+        """With weights as the schedules read them, and in whole tiles what is to run on tensor cores."""
         from superlower.backends.tvm.layout import weights_channels_last
+        from superlower.backends.tvm.whole_tiles import in_whole_tiles
 
-        return weights_channels_last(module)
+        module = weights_channels_last(module)
+        on_cores = self._tensor_cores and tensor_cores.have(self.target.attrs)
+        return in_whole_tiles(module) if on_cores else module
 
     def scheduled(self, module: Any) -> Scheduled:
         """See `Processor.scheduled`.
