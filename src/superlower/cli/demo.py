@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -72,7 +71,7 @@ def demo(
 
 def _report(made: driver.Demo) -> Report:
     done = made.upscaled
-    report = gather.bundle_report(
+    return gather.bundle_report(
         made.bundle,
         made.checks,
         title="superlower demo",
@@ -92,19 +91,5 @@ def _report(made: driver.Demo) -> Report:
             f"their streams took {done.peak_bytes / 1e6:.0f} MB, "
             f"{done.chunking.predicted_bytes / 1e6:.0f} MB were predicted.",
             *(f"Left out: {reason}" for reason in made.skipped),
-        ),
-    )
-    if made.crop_bundle is None:
-        return report
-    frame = made.crop_bundle.program.frame
-    reasons = {v.name: v.tolerance_reason for v in made.crop_bundle.manifest.variants}
-    return replace(
-        report,
-        engines=(*report.engines, *gather.engine_rows(made.crop_bundle)),
-        tolerance_reasons={**report.tolerance_reasons, **reasons},
-        versions={**report.versions, **made.crop_bundle.manifest.versions},
-        notes=(
-            *report.notes,
-            f"TVM runs a {frame.height}x{frame.width} crop: its CPU schedules are defaults, not tuned ones.",
         ),
     )

@@ -35,14 +35,11 @@ from superlower.targets.catalog import target
 MODEL = "basicvsr"
 WEIGHTS = "vimeo90k-bi"
 CLIP = "carphone"
-CROP = 64
-"""Side of the frames TVM runs: its default CPU schedules are slow until tuned, so it has a crop to do."""
-CPU_BACKENDS = ("onnxruntime", "openvino")
-CROP_BACKEND = "tvm"
+CPU_BACKENDS = ("onnxruntime", "openvino", "tvm")
 GPU_BACKEND = "tensorrt-rtx"
 GPU_TARGETS = ("rtx2080ti", "rtx3090", "rtx4090", "rtx5090")
 COVERAGE_TARGETS = {
-    **dict.fromkeys((*CPU_BACKENDS, CROP_BACKEND), ("cpu", Precision.FP32)),
+    **dict.fromkeys(CPU_BACKENDS, ("cpu", Precision.FP32)),
     GPU_BACKEND: ("rtx4090", Precision.FP16),
 }
 
@@ -64,8 +61,8 @@ class Demo:
 
     Attributes:
         folder: holds everything below.
-        bundle, crop_bundle: at the clip's size; at the crop's, for TVM (None where TVM isn't installed).
-        checks: of every variant of both.
+        bundle: of every engine, at the clip's size.
+        checks: of every variant.
         coverage: of the clean graphs.
         timings: PyTorch eager first.
         variant: the fastest of the timings, which upscaled the clip.
@@ -77,7 +74,6 @@ class Demo:
 
     folder: Path
     bundle: Bundle
-    crop_bundle: Bundle | None
     checks: tuple[VariantCheck, ...]
     coverage: tuple[CoverageRow, ...]
     timings: tuple[SpeedRow, ...]
@@ -109,7 +105,6 @@ def run(
     clip: Path | None = None,
     weights: str = WEIGHTS,
     options: Mapping[str, str] | None = None,
-    crop: int = CROP,
     gpus: Sequence[str] = GPU_TARGETS,
 ) -> Demo:
     """Run the demo into `folder`.
@@ -120,7 +115,6 @@ def run(
         progress: told of each stage.
         clip: at least 8 frames; the model is exported at their size. None for the sample clip.
         weights, options: of BasicVSR, as for `export`.
-        crop: side of the frames TVM runs.
         gpus: what TensorRT-RTX builds plans for.
     """
     started = time.monotonic()
@@ -131,12 +125,7 @@ def run(
     jobs = plan_jobs([target("cpu")], [Precision.FP32], [n for n in CPU_BACKENDS if n in present])
     if GPU_BACKEND in present:
         jobs += plan_jobs([target(name) for name in gpus], [Precision.FP16], [GPU_BACKEND])
-    bundle = _bundle(folder / f"{MODEL}.bundle", parts, (parts.height, parts.width), jobs, progress)
-    cropped = None
-    if CROP_BACKEND in present:
-        jobs = plan_jobs([target("cpu")], [Precision.FP32], [CROP_BACKEND])
-        output = folder / f"{MODEL}-{crop}x{crop}.bundle"
-        cropped = _bundle(output, parts, (crop, crop), jobs, progress)
+    bundle = _bundle(folder / f"{MODEL}.bundle", parts, jobs, progress)
     coverage = _coverage(bundle, present, progress)
     variants = [v for v in bundle.manifest.variants if bundle.why_not(v) is None]
     timings = _timings(bundle, variants, parts, progress)
@@ -150,8 +139,7 @@ def run(
     return Demo(
         folder=folder,
         bundle=bundle,
-        crop_bundle=cropped,
-        checks=_checks(bundle) + (_checks(cropped) if cropped else ()),
+        checks=_checks(bundle),
         coverage=coverage,
         timings=tuple(timings),
         variant=fastest.name,
@@ -180,11 +168,15 @@ def _parts(clip: Path | None, weights: str, options: Mapping[str, str], progress
         return _Parts(clip, opened.height, opened.width, weights, options)
 
 
-def _bundle(
-    output: Path, parts: _Parts, size: tuple[int, int], jobs: Sequence[Job], progress: Progress
-) -> Bundle:
+def _bundle(output: Path, parts: _Parts, jobs: Sequence[Job], progress: Progress) -> Bundle:
     exported = exporting.export(
-        MODEL, parts.weights, *size, options=parts.options, clip=parts.clip, progress=progress
+        MODEL,
+        parts.weights,
+        parts.height,
+        parts.width,
+        options=parts.options,
+        clip=parts.clip,
+        progress=progress,
     )
     exporting.save(exported, output.with_suffix(""))
     return compile_bundle(
