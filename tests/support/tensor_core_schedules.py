@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from superlower.backends.base import BuildOptions
-from superlower.backends.tvm import tensor_cores
+from superlower.backends.tvm import tensor_cores, wmma
 from superlower.backends.tvm.backend import tvm_target
 from superlower.backends.tvm.blocks import copied
 from superlower.backends.tvm.build import fused
@@ -99,9 +99,32 @@ def in_whole_tiles(case: Case, folder: Path) -> dict[str, Any]:
     return {"found": run(module, given(case)), "expected": exact.run(None, {"x": given(case)})[0]}
 
 
+def unlike_those_of_tvm(folder: Path) -> list[str]:
+    """Our instructions that aren't what TVM describes for the same shapes, types and scopes."""
+    from importlib import import_module
+
+    processor(tvm_target(target(TARGET), BuildOptions()), folder)
+    import tvm_ffi
+    from tvm.s_tir import TensorIntrin
+
+    theirs = import_module("tvm.s_tir.tensor_intrin.cuda").get_wmma_intrin_group
+    found = []
+    for transposed in (False, True):
+        names = theirs("shared", "shared", "float16", "float32", transposed)
+        for use, name in wmma.intrinsics(transposed).items():
+            ours, described = TensorIntrin.get(name), TensorIntrin.get(names[use])
+            for part in ("desc", "impl"):
+                pair = (getattr(each, part).without_attr("global_symbol") for each in (ours, described))
+                if not tvm_ffi.structural_equal(*pair, map_free_vars=True):
+                    found.append(f"{name} {part}")
+    return found
+
+
 def main(file: Path) -> None:
     """Try everything, and write what was found to a file."""
-    found = {}
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        found["unlike"] = unlike_those_of_tvm(Path(folder))
     for name, case in RAGGED.items():
         with tempfile.TemporaryDirectory() as folder:
             found[f"whole {name}"] = in_whole_tiles(case, Path(folder))

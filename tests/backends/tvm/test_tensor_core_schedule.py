@@ -82,6 +82,11 @@ def test_others_stay_on_fp32_units(name: str, tried: Any) -> None:
 
 
 @pytest.mark.slow
+def test_instructions_are_what_tvm_describes(tried: Any) -> None:
+    assert tried["unlike"] == []
+
+
+@pytest.mark.slow
 def test_operands_are_loaded_once_and_used_at_every_tap(tried: Any) -> None:
     source = tried["trunk"]["source"]
     # 3 x 18 pixels of 16 channels, and 3 x 3 taps of 16 x 64 weights: a row a block, as the frame is small.

@@ -103,6 +103,8 @@ class Cuda:
         self.device_code_bytes = 0
         self._tensor_cores = on_tensor_cores
         tvm = load_tvm()
+        # TVM's rules for matrix products ask for those of NVIDIA's alone.
+        tensor_cores.leave_intrinsics()
         import tvm_ffi
 
         # The oldest architecture's code is CUDA C++ that every later one compiles too.

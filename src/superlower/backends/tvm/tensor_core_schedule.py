@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
 
-from superlower.backends.tvm import blocks, tensor_cores
+from superlower.backends.tvm import blocks, tensor_cores, wmma
 from superlower.backends.tvm.convolutions import Parts, Roles, roles_of, shared_out, taken_apart
 from superlower.backends.tvm.gpu_schedule import ENOUGH_BLOCKS, WARP
 from superlower.backends.tvm.schedule import is_scheduled
@@ -217,7 +217,7 @@ def _fitting(body: Any) -> Roles:
 
 
 def _tile(schedule: Any, parts: Parts, roles: Roles, tiles: Tiles) -> None:
-    use = tensor_cores.intrinsics()
+    use = wmma.intrinsics()
     sums = parts.sums
     # Batch, channel, row, pixel; a block's axes and a buffer's, channels innermost.
     last = (0, 2, 3, 1)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from superlower.backends.tvm import wmma
 
 FIRST = 70
 """Compute capability of the oldest GPUs that have them: Volta."""
@@ -20,8 +21,6 @@ TENSORIZE = '"Tensorize"'
 """The step of a schedule's trace, as JSON, that puts a loop nest on tensor cores."""
 USED = "superlower.tensor_cores"
 """Attribute of a function that is scheduled so."""
-LOAD_S = 90.0
-"""What `load` may take in a process at first, on a busy machine."""
 OUTER, INNER = "SSSRRSRS", 4
 BINDS = ("blockIdx.y", "blockIdx.x", "threadIdx.y")
 _PACKAGE = "tvm.s_tir.tensor_intrin"
@@ -33,29 +32,13 @@ def have(attributes: Mapping[str, Any]) -> bool:
 
 
 def leave_intrinsics() -> None:
-    """Keep TVM from parsing the tensor intrinsics of every processor, which takes 19 s: `load` does ours."""
+    """Keep TVM from parsing the tensor intrinsics of every processor, which takes 19 s: `wmma` has ours."""
     import tvm
 
     if _PACKAGE not in sys.modules:
         package = ModuleType(_PACKAGE)
         package.__path__ = [str(Path(tvm.__file__).parent / "s_tir" / "tensor_intrin")]
         sys.modules[_PACKAGE] = package
-
-
-def load() -> Any:
-    """The module of NVIDIA's tensor intrinsics; parsed when first asked for, some seconds."""
-    leave_intrinsics()
-    return import_module(f"{_PACKAGE}.cuda")
-
-
-def intrinsics(transposed: bool = False) -> dict[str, str]:
-    """Names of the intrinsics for float16 operands in shared memory and float32 sums that go there, by use.
-
-    Args:
-        transposed: whether the right operand is.
-    """
-    found = load().get_wmma_intrin_group("shared", "shared", "float16", "float32", transposed)
-    return {str(use): str(name) for use, name in found.items()}
 
 
 def rule() -> Any:
@@ -66,7 +49,7 @@ def rule() -> Any:
     """
     from tvm.s_tir.meta_schedule.schedule_rule import MultiLevelTilingTensorCore, ReuseType
 
-    groups = [intrinsics(transposed) for transposed in (False, True)]
+    groups = [wmma.intrinsics(transposed) for transposed in (False, True)]
     return MultiLevelTilingTensorCore(
         groups,
         OUTER,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from superlower.backends import sdk
-from superlower.backends.tvm import blocks, tensor_cores
+from superlower.backends.tvm import blocks, tensor_cores, wmma
 from superlower.backends.tvm.schedule import is_scheduled
 from superlower.backends.tvm.tuning.ranking import Record, target_key
 from superlower.backends.tvm.tuning.store import in_force
@@ -52,7 +52,7 @@ def replayed(function: Any, trace: str) -> Any:
     from tvm.s_tir.schedule import Trace
 
     if tensor_cores.TENSORIZE in trace:
-        tensor_cores.load()
+        wmma.register()
     # A copy, as another schedule follows where this one doesn't fit.
     schedule = s_tir.Schedule(normal(blocks.copied(function)))
     Trace.apply_json_to_schedule(json.loads(trace), schedule)

@@ -24,7 +24,6 @@ import msgspec
 import onnx_ir as ir
 
 from superlower.backends import sdk
-from superlower.backends.tvm import tensor_cores
 from superlower.backends.tvm.build import fused
 from superlower.backends.tvm.processors import Cuda, processor
 from superlower.backends.tvm.tuning import search, transfer
@@ -297,8 +296,7 @@ class _Run:
             target=dict(self._asked.target),
             library=str(library),
         )
-        limit = BUILD_S + (tensor_cores.LOAD_S if tensor_cores.TENSORIZE in candidate.trace else 0)
-        reply = self._builders.do(job, min(limit, left))
+        reply = self._builders.do(job, min(BUILD_S, left))
         # What the end of the run cut short says nothing of the schedule.
         return library, None if reply.error and self._left_s() <= 0 else reply
 
