@@ -115,6 +115,19 @@ def start(container: Any, stream: Any, codec: str, options: Mapping[str, str]) -
         raise BadInputError(f"--set {unknown[0]}={options[unknown[0]]}: {codec} has no such option")
 
 
+def in_decoding_order(packets: list[Any], codec: str, frames: int) -> list[Any]:
+    """A clip's last packets, with times of decoding that its encoder knew.
+
+    libx265 sets these back by a delay that it works out at the third frame: for a clip of fewer it reads
+    memory that it never wrote, and what lies there may be more than a file can say. So short a clip has
+    nothing to reorder.
+    """
+    if codec == "libx265" and frames < 3:
+        for packet in packets:
+            packet.dts = packet.pts
+    return packets
+
+
 @contextmanager
 def quiet() -> Iterator[list[str]]:
     """Keep what native code writes to stderr meanwhile: its lines are in the list once the block has ended.

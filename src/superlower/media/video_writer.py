@@ -75,6 +75,8 @@ class VideoWriter:
         self._partial = self.path.with_name(f".{self.path.name}.partial-{secrets.token_hex(4)}")
         self._container: Any = None
         self._time_base = clip.time_base
+        self._codec = codec
+        self._frames = 0
         self._last: int | None = None
         self._cut = cut
         self._end = Fraction(0)
@@ -112,6 +114,7 @@ class VideoWriter:
             frame.time_base = source.time_base
             frame.duration = source.duration
             self._end = (frame.pts + source.duration) * source.time_base
+            self._frames += 1
             self._mux(self._stream.encode(frame))
 
     def __enter__(self) -> Self:
@@ -126,7 +129,7 @@ class VideoWriter:
 
     def _finish(self) -> None:
         with encoders.quiet():
-            self._mux(self._stream.encode(None))
+            self._mux(encoders.in_decoding_order(self._stream.encode(None), self._codec, self._frames))
             if self._passthrough is not None:
                 self._passthrough.finish(self._end if self._cut else None)
             self._container.close()
