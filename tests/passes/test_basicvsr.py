@@ -140,7 +140,7 @@ def test_graphs_are_clean_and_mean_the_same(
 
 
 def test_clean_graphs_convert_to_half() -> None:
-    for graph in _as_it_comes(64, 64).values():
+    for graph in _unoptimized(64, 64).values():
         feeds = [seeded_feeds(graph, 1)]
         clean, _ = apply(graph, default_pipeline())
         half, (report,) = apply(clean, [ConvertPrecision()], feeds)

@@ -87,7 +87,7 @@ def test_accv_equals_the_reference(oracles: Path, caller) -> None:
     ("frontend", "options", "scale"),
     [
         pytest.param(SofVsr(), {"scale": "2"}, 2, id="tip-x2", marks=pytest.mark.slow),
-        pytest.param(SofVsr(), {"scale": "3"}, 3, id="tip-x3"),
+        pytest.param(SofVsr(), {"scale": "3"}, 3, id="tip-x3", marks=pytest.mark.slow),
         pytest.param(SofVsrAccv(), {}, 4, id="accv"),
     ],
 )
