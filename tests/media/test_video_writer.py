@@ -51,9 +51,9 @@ def upscale(source: Path, target: Path, **options: object) -> VideoReader:
     return VideoReader(target)
 
 
-def write_still(path: Path, rgb: np.ndarray, clip: Facts, **options: object) -> None:
+def write_still(path: Path, rgb: np.ndarray, clip: Facts, frames: int = 2, **options: object) -> None:
     with VideoWriter(path, clip, *rgb.shape[:2], **options) as writer:
-        for index in range(2):
+        for index in range(frames):
             writer.write(rgb, ClipFrame(rgb, index, index, clip.time_base, 1))
 
 
@@ -470,10 +470,7 @@ def test_frames_are_decoded_when_they_are_there(
         mux(self, packets)
 
     monkeypatch.setattr(VideoWriter, "_mux", noted)
-    rgb = colours()
-    with VideoWriter(tmp_path / "out.mp4", Facts(), *rgb.shape[:2], codec=codec) as writer:
-        for index in range(count):
-            writer.write(rgb, ClipFrame(rgb, index, index, Facts().time_base, 1))
+    write_still(tmp_path / "out.mp4", colours(), Facts(), count, codec=codec)
     decoded, shown = zip(*written, strict=True)
     assert list(decoded) == sorted(set(decoded))
     assert all(-count <= early <= late for early, late in written)

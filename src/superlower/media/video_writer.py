@@ -75,7 +75,6 @@ class VideoWriter:
         self._partial = self.path.with_name(f".{self.path.name}.partial-{secrets.token_hex(4)}")
         self._container: Any = None
         self._time_base = clip.time_base
-        self._codec = codec
         self._frames = 0
         self._last: int | None = None
         self._cut = cut
@@ -129,7 +128,8 @@ class VideoWriter:
 
     def _finish(self) -> None:
         with encoders.quiet():
-            self._mux(encoders.in_decoding_order(self._stream.encode(None), self._codec, self._frames))
+            codec = self._stream.codec_context.name
+            self._mux(encoders.in_decoding_order(self._stream.encode(None), codec, self._frames))
             if self._passthrough is not None:
                 self._passthrough.finish(self._end if self._cut else None)
             self._container.close()

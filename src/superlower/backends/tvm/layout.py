@@ -11,6 +11,8 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
+from superlower.backends.tvm.calls import rewritten
+
 AXES = {"nn.conv1d": "OIW", "nn.conv2d": "OIHW", "nn.conv3d": "OIDHW"}
 
 
@@ -19,28 +21,19 @@ def weights_channels_last(module: Any) -> Any:
     import numpy as np
     import tvm
     from tvm import relax
-    from tvm.relax.expr_functor import PyExprMutator, mutator
 
-    @mutator
-    class Transpose(PyExprMutator):  # type: ignore[misc]
-        def visit_call_(self, call: Any) -> Any:
-            call = super().visit_call_(call)
-            kind = str(getattr(call.op, "name", "")).removeprefix("relax.")
-            axes = AXES.get(kind)
-            if axes is None or call.attrs.kernel_layout != axes or int(call.attrs.groups) != 1:
-                return call
-            data, weight = call.args
-            if not isinstance(weight, tvm.ir.expr.GenericConst):
-                return call
-            last = np.ascontiguousarray(np.moveaxis(weight.value.numpy(), 0, -1))
-            make = getattr(relax.op.nn, kind.removeprefix("nn."))
-            options = list(signature(make).parameters)[len(call.args) :]
-            attributes = {name: getattr(call.attrs, name) for name in options}
-            attributes["kernel_layout"] = axes[1:] + axes[0]
-            return make(data, relax.const(last, str(last.dtype)), **attributes)
+    def transposed(_: Any, kind: str, call: Any) -> Any:
+        axes = AXES.get(kind)
+        if axes is None or call.attrs.kernel_layout != axes or int(call.attrs.groups) != 1:
+            return call
+        data, weight = call.args
+        if not isinstance(weight, tvm.ir.expr.GenericConst):
+            return call
+        last = np.ascontiguousarray(np.moveaxis(weight.value.numpy(), 0, -1))
+        make = getattr(relax.op.nn, kind.removeprefix("nn."))
+        options = list(signature(make).parameters)[len(call.args) :]
+        attributes = {name: getattr(call.attrs, name) for name in options}
+        attributes["kernel_layout"] = axes[1:] + axes[0]
+        return make(data, relax.const(last, str(last.dtype)), **attributes)
 
-    transpose = Transpose(module)
-    for name, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            transpose.builder_.update_func(name, transpose.visit_expr(function))
-    return transpose.builder_.get()
+    return rewritten(module, transposed)

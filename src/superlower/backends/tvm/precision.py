@@ -13,29 +13,22 @@ from inspect import signature
 from operator import attrgetter
 from typing import Any
 
+from superlower.backends.tvm.calls import rewritten
+
 SUMMING = ("nn.conv1d", "nn.conv2d", "nn.conv3d", "nn.conv1d_transpose", "nn.conv2d_transpose", "matmul")
 
 
 def accumulate_in_float32(module: Any) -> Any:
     """Rewrite every sum of float16 products in an IRModule's Relax functions."""
     from tvm import relax
-    from tvm.relax.expr_functor import PyExprMutator, mutator
 
-    @mutator
-    class Widen(PyExprMutator):  # type: ignore[misc]
-        def visit_call_(self, call: Any) -> Any:
-            call = super().visit_call_(call)
-            kind = str(getattr(call.op, "name", "")).removeprefix("relax.")
-            if kind not in SUMMING or any(str(operand.ty.dtype) != "float16" for operand in call.args):
-                return call
-            make = attrgetter(kind)(relax.op)
-            options = list(signature(make).parameters)[len(call.args) :]
-            attributes = {name: getattr(call.attrs, name) for name in options}
-            wide = make(*call.args, **{**attributes, "out_dtype": "float32"})
-            return relax.op.astype(self.builder_.normalize(wide), "float16")
+    def widened(builder: Any, kind: str, call: Any) -> Any:
+        if kind not in SUMMING or any(str(operand.ty.dtype) != "float16" for operand in call.args):
+            return call
+        make = attrgetter(kind)(relax.op)
+        options = list(signature(make).parameters)[len(call.args) :]
+        attributes = {name: getattr(call.attrs, name) for name in options}
+        wide = make(*call.args, **{**attributes, "out_dtype": "float32"})
+        return relax.op.astype(builder.normalize(wide), "float16")
 
-    widen = Widen(module)
-    for name, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            widen.builder_.update_func(name, widen.visit_expr(function))
-    return widen.builder_.get()
+    return rewritten(module, widened)

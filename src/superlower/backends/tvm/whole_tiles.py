@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from superlower.backends.tvm.calls import rewritten
 from superlower.backends.tvm.tensor_core_schedule import SIDE
 
 MOST_GROWTH = 1.5
@@ -25,41 +26,33 @@ def in_whole_tiles(module: Any) -> Any:
     import numpy as np
     import tvm
     from tvm import relax
-    from tvm.relax.expr_functor import PyExprMutator, mutator
 
-    @mutator
-    class Grow(PyExprMutator):  # type: ignore[misc]
-        def visit_call_(self, call: Any) -> Any:
-            call = super().visit_call_(call)
-            if str(getattr(call.op, "name", "")) != "relax.nn.conv2d":
-                return call
-            data, weight = call.args
-            if not isinstance(weight, tvm.ir.expr.GenericConst) or not _fits(call.attrs, data, weight):
-                return call
-            values = weight.value.numpy()
-            inner, *taps, _ = values.shape
-            _, _, _, across = (int(size) for size in data.ty.shape)
-            left, right = int(call.attrs.padding[1]), int(call.attrs.padding[3])
-            width = across + left + right - int(call.attrs.dilation[1]) * (taps[1] - 1)
-            grown = _whole(inner), _whole(width)
-            if grown == (inner, width) or grown[0] * grown[1] > MOST_GROWTH * inner * width:
-                return call
-            zeros = np.pad(values, ((0, grown[0] - inner), (0, 0), (0, 0), (0, 0)))
-            return self.builder_.call_te(
-                _convolution,
-                data,
-                relax.const(zeros, "float16"),
-                attributes=call.attrs,
-                channels=grown[0],
-                widths=(width, grown[1]),
-                primfunc_name_hint="conv2d",
-            )
+    def grown(builder: Any, kind: str, call: Any) -> Any:
+        if kind != "nn.conv2d":
+            return call
+        data, weight = call.args
+        if not isinstance(weight, tvm.ir.expr.GenericConst) or not _fits(call.attrs, data, weight):
+            return call
+        values = weight.value.numpy()
+        inner, *taps, _ = values.shape
+        _, _, _, across = (int(size) for size in data.ty.shape)
+        left, right = int(call.attrs.padding[1]), int(call.attrs.padding[3])
+        width = across + left + right - int(call.attrs.dilation[1]) * (taps[1] - 1)
+        whole = _whole(inner), _whole(width)
+        if whole == (inner, width) or whole[0] * whole[1] > MOST_GROWTH * inner * width:
+            return call
+        zeros = np.pad(values, ((0, whole[0] - inner), (0, 0), (0, 0), (0, 0)))
+        return builder.call_te(
+            _convolution,
+            data,
+            relax.const(zeros, "float16"),
+            attributes=call.attrs,
+            channels=whole[0],
+            widths=(width, whole[1]),
+            primfunc_name_hint="conv2d",
+        )
 
-    grow = Grow(module)
-    for name, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            grow.builder_.update_func(name, grow.visit_expr(function))
-    return grow.builder_.get()
+    return rewritten(module, grown)
 
 
 def _whole(size: int) -> int:
